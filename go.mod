@@ -1,0 +1,3 @@
+module bootprof
+
+go 1.26
