@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"bootprof/analyzer"
+	"bootprof/imagepack"
+	"bootprof/imagepack/bpk"
+	"bootprof/profiles"
+)
+
+func (a *app) analyzeCmd() *cobra.Command {
+	var links []string
+	var asJSON bool
+	var packPath string
+	cmd := &cobra.Command{
+		Use:   "analyze RUN.bprof...",
+		Short: "Show what boots touch and what that costs over a link",
+		Long: `Merge recorded runs of one image and print the working set, its ranges, and for each link the lower
+bound: the time that no client can beat with these pages in this order.`,
+		Args: args(1, -1, "at least one RUN.bprof"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			runs, err := readRuns(args)
+			if err != nil {
+				return err
+			}
+			var parsed []analyzer.Link
+			for _, s := range links {
+				l, err := analyzer.ParseLink(s)
+				if err != nil {
+					return usage(cmd, err)
+				}
+				parsed = append(parsed, l)
+			}
+			opts := analyzer.AnalyzeOptions{Merge: analyzer.MergeOptions{Names: args}}
+			if packPath != "" {
+				p, done, err := openPack(packPath)
+				if err != nil {
+					return err
+				}
+				defer done()
+				if !runs[0].Of(p.Header.ImageSHA256) {
+					return &analyzer.MismatchError{Run: args[0], First: packPath, Field: "image",
+						Got: fmt.Sprintf("%x", runs[0].Header.ImageSHA256[:6]), Want: fmt.Sprintf("%x", p.Header.ImageSHA256[:6])}
+				}
+				opts.CompressedSize = func(ranges []profiles.Range) ([]int64, error) {
+					return compressedSizes(cmd.Context(), p, ranges)
+				}
+			}
+			rep, err := analyzer.Analyze(runs, parsed, opts)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return rep.WriteJSON(a.stdout)
+			}
+			return rep.WriteText(a.stdout)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&links, "link", nil, "a link to price, `RATE/RTT` such as 100mbit/20ms; several may be given")
+	f.StringVar(&packPath, "pack", "", "measure compressed sizes on the image in this `PACK` that the runs were recorded on")
+	f.BoolVar(&asJSON, "json", false, "JSON on stdout")
+	return cmd
+}
+
+// openPack opens a pack file; done closes it.
+func openPack(path string) (p *bpk.Pack, done func() error, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		p, err = bpk.Open(f, st.Size())
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, f.Close, nil
+}
+
+// compressedSizes returns the wire bytes of ranges of a pack's image up to and with each, if they were a
+// boot zone in this order.
+func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range) ([]int64, error) {
+	f, err := os.CreateTemp("", "bootprof-image-")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	os.Remove(f.Name())
+	if err := f.Truncate(p.Header.ImageSize); err != nil {
+		return nil, err
+	}
+	if err := p.Extract(ctx, f, f); err != nil {
+		return nil, err
+	}
+	return imagepack.CompressedSizes(f, ranges)
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"bootprof/mountclient"
+)
+
+func (a *app) mountCmd() *cobra.Command {
+	var o mountclient.MountOptions
+	var foreground bool
+	memory := 32
+	cmd := &cobra.Command{
+		Use:   "mount URL DIR",
+		Short: "Mount the file system of a pack that lies on a web server",
+		Long: `Mount the file system in the pack at URL (http or https) read-only at DIR, an empty directory.
+
+Returns 0 once DIR is ready, non-zero with one line why not. A process stays behind that carries the
+mount; it ends when DIR is unmounted with umount(8). While DIR is mounted, a fault of the network makes
+readers wait and never fails a read, unless --timeout says so.`,
+		Args: args(2, 2, "URL and DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[1])
+			if err != nil {
+				return err
+			}
+			o.URL, o.Dir, o.Log, o.MemoryBytes = args[0], dir, a.log(), int64(memory)<<20
+			if o.CacheDir != "" {
+				if o.CacheDir, err = filepath.Abs(o.CacheDir); err != nil {
+					return err
+				}
+			}
+			if code := mountclient.RunMount(o, foreground, a.stderr); code != 0 {
+				return &codedError{code: code}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	f.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX` (bootprof inspect prints it)")
+	f.IntVar(&memory, "memory", memory, "MiB of decoded pages held in memory when there is no cache")
+	f.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
+	f.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
+	f.BoolVar(&foreground, "foreground", false, "stay in the foreground until DIR is unmounted")
+	return cmd
+}

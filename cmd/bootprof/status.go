@@ -1,0 +1,76 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"bootprof/mountclient"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status [DIR]",
+		Short: "Show what the running mounts do",
+		Args:  args(0, 1, "one DIR at most"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := mountclient.ReadStatus("")
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				if asJSON {
+					return json.NewEncoder(a.stdout).Encode(all)
+				}
+				return a.printStatus(all)
+			}
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				if s.Dir != dir {
+					continue
+				}
+				if asJSON {
+					return json.NewEncoder(a.stdout).Encode(s)
+				}
+				return a.printStatus([]mountclient.Status{s})
+			}
+			return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
+	return cmd
+}
+
+func (a *app) printStatus(all []mountclient.Status) error {
+	if len(all) == 0 {
+		fmt.Fprintln(a.stderr, "no bootprof mounts")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	for i, s := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		hot := "not yet"
+		if s.HotSeconds > 0 {
+			hot = fmt.Sprintf("after %.2f s", s.HotSeconds)
+		}
+		fmt.Fprintf(w, "%s\t%s\n", s.Dir, s.URL)
+		fmt.Fprintf(w, "  phase\t%s, up %.0f s, pid %d\n", s.Phase, s.UpSeconds, s.PID)
+		fmt.Fprintf(w, "  ready\tafter %.2f s\n", s.ReadySeconds)
+		fmt.Fprintf(w, "  boot pages\t%d of %d, all %s; %d pushed ahead of a read\n", s.BootPagesLoaded, s.BootPages, hot, s.PushedPages)
+		fmt.Fprintf(w, "  reads\t%d that the page cache did not have, %d chunks missed, readers waited %.2f s\n", s.Reads, s.Misses, s.StalledSeconds)
+		fmt.Fprintf(w, "  network\t%s in %d requests, %d repeated, %d damaged chunks\n", size(s.Bytes), s.Requests, s.Retries, s.DamagedChunks)
+		if s.CacheDir != "" {
+			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
+		}
+	}
+	return w.Flush()
+}

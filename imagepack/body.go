@@ -1,0 +1,157 @@
+package imagepack
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"bootprof/imagepack/bpk"
+)
+
+// packBody reads the image once, in order, compresses the chunks of the plan in parallel, and hands their
+// stored bytes to write in order. It returns the chunks' index entries and the SHA-256 of the image.
+//
+// Goroutines: one reads and hashes, opts.Workers compress, the caller's writes. Memory is bounded by the
+// jobs in flight: four chunks of at most 1 MiB, twice, per worker.
+func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []bpk.Range, write func([]byte) (int64, error)) ([]bpk.Entry, [32]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(w.opts.BodyLevel), zstd.WithEncoderConcurrency(w.opts.Workers),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(bpk.MaxChunkPages*bpk.PageSize))
+	if err != nil {
+		cancel()
+		return nil, [32]byte{}, err
+	}
+	var running sync.WaitGroup
+	defer func() {
+		cancel()
+		running.Wait() // nobody reads the image or encodes after the return
+		enc.Close()
+	}()
+	type job struct {
+		data   []byte // the chunk's cold pages
+		stored []byte
+		codec  byte
+		sum    [32]byte
+		err    error
+		ready  chan struct{}
+	}
+	order := make(chan *job, 4*w.opts.Workers)
+	work := make(chan *job, 4*w.opts.Workers)
+	image, known := io.Discard, w.opts.ImageSHA256 != [32]byte{}
+	sum := sha256.New()
+	if !known {
+		image = sum
+	}
+	running.Go(func() {
+		defer close(order)
+		defer close(work)
+		for _, r := range plan {
+			j := &job{ready: make(chan struct{})}
+			j.data, j.err = readChunk(w.img, r, boot, image)
+			select {
+			case order <- j:
+			case <-ctx.Done():
+				return
+			}
+			if j.err != nil {
+				close(j.ready)
+				return
+			}
+			work <- j // the workers empty it until it is closed
+		}
+	})
+	for range w.opts.Workers {
+		running.Go(func() {
+			for j := range work {
+				j.stored, j.codec = encodeChunk(enc, j.data)
+				j.sum = sha256.Sum256(j.stored)
+				close(j.ready)
+			}
+		})
+	}
+	entries := make([]bpk.Entry, 0, len(plan))
+	stored := make(map[[32]byte]int64) // packOff by digest: equal content is kept once
+	for j := range order {
+		<-j.ready
+		if j.err != nil {
+			return nil, [32]byte{}, j.err
+		}
+		r := plan[len(entries)]
+		e := bpk.Entry{Page: r.Page, Pages: r.Pages, Codec: j.codec}
+		e.Len = int64(len(j.stored))
+		if j.codec != bpk.CodecZero {
+			e.SHA256 = j.sum
+			off, shared := stored[e.SHA256]
+			if shared {
+				w.stats.Shared++
+			} else {
+				if off, err = write(j.stored); err != nil {
+					return nil, [32]byte{}, err
+				}
+				stored[e.SHA256] = off
+			}
+			e.PackOff = off
+		}
+		entries = append(entries, e)
+		w.progress(int64(len(j.data)))
+	}
+	w.stats.BodyChunks = int64(len(entries))
+	if err := ctx.Err(); err != nil {
+		return nil, [32]byte{}, err
+	}
+	if known {
+		return entries, w.opts.ImageSHA256, nil
+	}
+	return entries, [32]byte(sum.Sum(nil)), nil
+}
+
+// readChunk reads the image range r, adds it to the image's hash, and returns its cold pages.
+func readChunk(img io.ReaderAt, r bpk.Range, boot *bpk.BootIndex, image io.Writer) ([]byte, error) {
+	b := make([]byte, r.Pages*bpk.PageSize)
+	if n, err := img.ReadAt(b, r.Page*bpk.PageSize); n < len(b) {
+		return nil, fmt.Errorf("reading the image at byte %d: %w", r.Page*bpk.PageSize, err)
+	}
+	image.Write(b)
+	cold := boot.ColdRanges(r.Page, r.Pages)
+	if len(cold) == 1 && cold[0] == r {
+		return b, nil
+	}
+	out := b[:0]
+	for _, c := range cold {
+		p := (c.Page - r.Page) * bpk.PageSize
+		out = append(out, b[p:p+c.Pages*bpk.PageSize]...)
+	}
+	return out, nil
+}
+
+// encodeChunk returns the stored form of a chunk: nothing for zeros, and the plain bytes where compression
+// gains less than 3 %.
+func encodeChunk(enc *zstd.Encoder, data []byte) ([]byte, byte) {
+	if allZero(data) {
+		return nil, bpk.CodecZero
+	}
+	z := enc.EncodeAll(data, make([]byte, 0, len(data)/2))
+	if len(z) > len(data)-len(data)/32 {
+		return data, bpk.CodecRaw
+	}
+	return z, bpk.CodecZstd
+}
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}

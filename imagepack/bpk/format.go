@@ -1,0 +1,199 @@
+// Package bpk reads the pack format (.bpk): one immutable file that holds a read-only file-system image
+// with the pages that a boot touches laid out first. docs/format.md is the specification; this package is
+// its reader and the encoders of its parts, without the image readers, so that the boot-time client that
+// links it stays small.
+//
+// Concepts:
+//
+//   - The *image* is the file-system image inside, a multiple of 4 KiB long, cut into pages of 4 KiB.
+//   - The *boot zone* holds the boot pages in first-touch order, cut into chunks. Chunks of one *frame*
+//     share a zstd history: chunk k of a frame can be decoded once chunks 0..k-1 of it were.
+//   - The *body* holds all other pages in image order, in chunks that are decoded on their own. A body
+//     chunk covers a range of the image; the boot pages inside that range are left out of its bytes.
+//   - Every chunk, index and node is checked against a SHA-256 that leads back to the header; the digest of
+//     the header stands for the whole pack.
+//
+// Traps: offsets into the pack (packOff) and offsets into the image (imageOff) are different spaces and
+// never added. A pack is input from the network: every decoder here is bounded by the limits below.
+package bpk
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Constants of the format.
+const (
+	PageSize    = 4096 // bytes of an image page
+	HeaderSize  = 512  // bytes of the header, at packOff 0
+	Major       = 1    // another major version cannot be read
+	Minor       = 0    // a higher minor version adds only what may be ignored
+	NodeEntries = 128  // entries of a body index node at the most
+	entrySize   = 64   // bytes of a body index entry
+)
+
+// Limits that a reader enforces before it allocates.
+const (
+	MaxImageSize    = 1 << 43  // 8 TiB
+	MaxIndexLen     = 16 << 20 // stored bytes of the boot index
+	MaxChunkPages   = 256      // 1 MiB of image in a chunk
+	MaxWindow       = 8 << 20  // zstd window of a boot frame
+	MaxFramePages   = 16384    // 64 MiB of image in a boot frame
+	maxStoredExcess = 1 << 16  // a stored chunk may exceed its pages by this much
+)
+
+var magic = [8]byte{'B', 'P', 'K', 'I', 'M', 'G', '\r', '\n'}
+
+// ErrNotPack tells that the bytes are not the start of a pack.
+var ErrNotPack = errors.New("not a bootprof pack")
+
+// A VersionError tells that the pack is of a format newer than this reader.
+type VersionError struct{ Major, Minor uint16 }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("pack format %d.%d: this bootprof reads format %d: update bootprof", e.Major, e.Minor, Major)
+}
+
+// A CorruptError tells that bytes of a pack are not what its digests or its format say. Reading them again
+// from elsewhere may help.
+type CorruptError struct {
+	What    string // "boot chunk 12", "header", ...
+	PackOff int64  // where in the pack, bytes
+	Why     string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%s at byte %d of the pack is damaged: %s", e.What, e.PackOff, e.Why)
+}
+
+// A Block is a part of the pack that is checked against a digest.
+type Block struct {
+	PackOff int64 // bytes
+	Len     int64 // stored bytes
+	SHA256  [32]byte
+}
+
+// A Header is the first HeaderSize bytes of a pack. Written once, read-only afterwards.
+type Header struct {
+	Major, Minor uint16
+	ImageSize    int64    // bytes, a multiple of PageSize
+	ImageSHA256  [32]byte // of the whole image
+	PackSize     int64    // bytes of the whole pack file
+	Filesystem   string   // of the image, at most 15 bytes: "erofs", "squashfs", "ext4", "" if unknown
+	BootIndex    Block
+	BodyRoot     Block // root node of the body index
+	BodyDepth    int   // levels of the body index: 1 if the root is a leaf, 0 if there is no body
+	Boot         Block // the boot zone; its SHA256 is unused and zero
+	BootPages    int64 // pages in the boot zone
+	Info         Block // JSON about how the pack was made; Len 0 if there is none
+}
+
+// Encode returns the HeaderSize bytes of h.
+func (h *Header) Encode() []byte {
+	b := make([]byte, HeaderSize)
+	le := binary.LittleEndian
+	copy(b, magic[:])
+	le.PutUint16(b[8:], h.Major)
+	le.PutUint16(b[10:], h.Minor)
+	le.PutUint32(b[12:], PageSize)
+	le.PutUint64(b[16:], uint64(h.ImageSize))
+	le.PutUint64(b[24:], uint64(h.PackSize))
+	copy(b[32:64], h.ImageSHA256[:])
+	copy(b[64:79], h.Filesystem)
+	putBlock(b[80:], h.BootIndex)
+	putBlock(b[128:], h.BodyRoot)
+	putBlock(b[176:], h.Boot)
+	putBlock(b[224:], h.Info)
+	le.PutUint64(b[272:], uint64(h.BootPages))
+	le.PutUint32(b[280:], uint32(h.BodyDepth))
+	sum := sha256.Sum256(b[:HeaderSize-32])
+	copy(b[HeaderSize-32:], sum[:])
+	return b
+}
+
+func putBlock(b []byte, k Block) {
+	binary.LittleEndian.PutUint64(b, uint64(k.PackOff))
+	binary.LittleEndian.PutUint64(b[8:], uint64(k.Len))
+	copy(b[16:48], k.SHA256[:])
+}
+
+func getBlock(b []byte) Block {
+	k := Block{PackOff: int64(binary.LittleEndian.Uint64(b)), Len: int64(binary.LittleEndian.Uint64(b[8:]))}
+	copy(k.SHA256[:], b[16:48])
+	return k
+}
+
+// Digest returns the SHA-256 of an encoded header, which stands for the whole pack.
+func Digest(header []byte) [32]byte { return sha256.Sum256(header[:HeaderSize]) }
+
+// IsPack tells whether b starts as a pack does. Eight bytes are enough.
+func IsPack(b []byte) bool { return len(b) >= len(magic) && bytes.Equal(b[:len(magic)], magic[:]) }
+
+// DecodeHeader reads a header from the first bytes of a pack.
+func DecodeHeader(b []byte) (*Header, error) {
+	if !IsPack(b) {
+		return nil, ErrNotPack
+	}
+	if len(b) < HeaderSize {
+		return nil, &CorruptError{"header", 0, fmt.Sprintf("cut off after %d bytes", len(b))}
+	}
+	b = b[:HeaderSize]
+	le := binary.LittleEndian
+	h := &Header{Major: le.Uint16(b[8:]), Minor: le.Uint16(b[10:])}
+	if h.Major != Major {
+		return nil, &VersionError{h.Major, h.Minor}
+	}
+	if sum := sha256.Sum256(b[:HeaderSize-32]); !bytes.Equal(sum[:], b[HeaderSize-32:]) {
+		return nil, &CorruptError{"header", 0, "wrong checksum"}
+	}
+	if p := le.Uint32(b[12:]); p != PageSize {
+		return nil, &CorruptError{"header", 12, fmt.Sprintf("pages of %d bytes", p)}
+	}
+	h.ImageSize = int64(le.Uint64(b[16:]))
+	h.PackSize = int64(le.Uint64(b[24:]))
+	copy(h.ImageSHA256[:], b[32:64])
+	h.Filesystem = string(bytes.TrimRight(b[64:80], "\x00"))
+	h.BootIndex, h.BodyRoot, h.Boot, h.Info = getBlock(b[80:]), getBlock(b[128:]), getBlock(b[176:]), getBlock(b[224:])
+	h.BootPages = int64(le.Uint64(b[272:]))
+	h.BodyDepth = int(le.Uint32(b[280:]))
+	return h, h.check()
+}
+
+func (h *Header) check() error {
+	bad := func(why string, a ...any) error { return &CorruptError{"header", 0, fmt.Sprintf(why, a...)} }
+	if h.ImageSize < 0 || h.ImageSize > MaxImageSize || h.ImageSize%PageSize != 0 {
+		return bad("image of %d bytes", h.ImageSize)
+	}
+	if h.PackSize < HeaderSize {
+		return bad("pack of %d bytes", h.PackSize)
+	}
+	for _, k := range []Block{h.BootIndex, h.BodyRoot, h.Boot, h.Info} {
+		if k.PackOff < 0 || k.Len < 0 || k.PackOff > h.PackSize || k.Len > h.PackSize-k.PackOff {
+			return bad("block [%d +%d) outside the pack", k.PackOff, k.Len)
+		}
+	}
+	if h.BootIndex.Len > MaxIndexLen || h.Info.Len > MaxIndexLen || h.BodyRoot.Len > NodeEntries*entrySize {
+		return bad("index larger than its limit")
+	}
+	if h.BootPages < 0 || h.BootPages > h.ImageSize/PageSize {
+		return bad("%d boot pages", h.BootPages)
+	}
+	if h.BodyDepth < 0 || h.BodyDepth > 6 || (h.BodyDepth == 0) != (h.BodyRoot.Len == 0) {
+		return bad("body index of depth %d", h.BodyDepth)
+	}
+	return nil
+}
+
+// CheckBlock compares b with the digest of k. what names the block in the error.
+func CheckBlock(what string, k Block, b []byte) error {
+	if int64(len(b)) != k.Len {
+		return &CorruptError{what, k.PackOff, fmt.Sprintf("%d bytes instead of %d", len(b), k.Len)}
+	}
+	if sha256.Sum256(b) != k.SHA256 {
+		return &CorruptError{what, k.PackOff, "wrong SHA-256"}
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package squashfs_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"bootprof/imagepack/squashfs"
+	"bootprof/imagepack/tree"
+)
+
+func TestNotSupported(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/file", bytes.Repeat([]byte("text "), 5000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		"squashfs compressed with lzo: not supported":                 {"-comp", "lzo"},
+		"squashfs compressed with lzma: not supported":                {"-comp", "lzma"},
+		"squashfs compressed with xz and a BCJ filter: not supported": {"-comp", "xz", "-Xbcj", "x86,arm"},
+	} {
+		b, err := os.ReadFile(makeImage(t, dir, args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = squashfs.Open(bytes.NewReader(b), int64(len(b)))
+		var ue *squashfs.UnsupportedError
+		if !errors.As(err, &ue) || err.Error() != want {
+			t.Errorf("%v: %v, want %s", args, err, want)
+		}
+	}
+}
+
+// TestDamaged cuts an image short at every length and flips each byte of a small one: what comes is an error of
+// a known type or a tree that can be walked, never a panic.
+func TestDamaged(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"text": bytes.Repeat([]byte("text "), 1000), "d/tail": []byte("tail")} {
+		if err := os.WriteFile(dir+"/"+name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(makeImage(t, dir, "-comp", "zstd", "-b", "4096", "-nopad"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ce *squashfs.CorruptError
+	for n := range b {
+		if _, err := squashfs.Open(bytes.NewReader(b[:n]), int64(n)); !errors.As(err, &ce) {
+			t.Fatalf("cut to %d of %d bytes: %v, want a CorruptError", n, len(b), err)
+		}
+	}
+	for i := range b {
+		for _, x := range []byte{0x01, 0x80, 0xff} {
+			d := bytes.Clone(b)
+			d[i] ^= x
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := readAll(d)
+			runtime.ReadMemStats(&after)
+			if err != nil && strings.Contains(err.Error(), "\n") {
+				t.Fatalf("byte %d ^ %#x: %q", i, x, err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
+				t.Fatalf("byte %d ^ %#x: reading an image of %d bytes took %d bytes of memory", i, x, len(b), took)
+			}
+		}
+	}
+	if squashfs.Probe(bytes.NewReader(b[:50])) || squashfs.Probe(bytes.NewReader(make([]byte, 4096))) {
+		t.Error("Probe knows what is none")
+	}
+}
+
+// TestDirectoryLoop has a directory's entry point back at the root.
+func TestDirectoryLoop(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/loop", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(makeImage(t, dir, "-noI"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An entry: offset of the inode, number, type, length of the name less one, the name.
+	i := bytes.Index(b, []byte("\x01\x00\x03\x00loop"))
+	if i < 0 {
+		t.Fatal("no entry found")
+	}
+	copy(b[i-4:i-2], b[32:34]) // the root's offset
+	var ce *squashfs.CorruptError
+	if err := readAll(b); !errors.As(err, &ce) || !strings.Contains(err.Error(), `"loop"`) {
+		t.Errorf("%v, want a CorruptError that names the directory", err)
+	}
+}
+
+// readAll walks the image's tree and reads at most 128 KiB of each content.
+func readAll(image []byte) error {
+	r, err := squashfs.Open(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		return err
+	}
+	root, err := r.Tree()
+	if err != nil {
+		return err
+	}
+	r.Map().At(0, r.Info().BytesUsed)
+	buf := make([]byte, 64<<10)
+	return tree.Walk(root, func(p string, n *tree.Inode) error {
+		if n.Content == nil {
+			return nil
+		}
+		c, err := n.Content.Open()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for _, off := range []int64{0, n.Size - 10} {
+			if _, err := c.ReadAt(buf, max(0, off)); err != nil && err != io.EOF {
+				return nil // of this file only
+			}
+		}
+		return nil
+	})
+}
+
+func FuzzOpen(f *testing.F) {
+	dir := f.TempDir()
+	for i := range 3 {
+		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), bytes.Repeat([]byte{byte(i)}, i*3000), 0o644); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/1")
+		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/2")
+	}
+	for _, args := range [][]string{{"-noI", "-noD", "-noF", "-noX"}, {"-comp", "zstd"}, {"-comp", "xz"}, {"-comp", "lz4"}, {"-comp", "gzip"}} {
+		b, err := os.ReadFile(makeImage(f, dir, append(args, "-b", "4096", "-nopad")...))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { _ = readAll(b) })
+}

@@ -1,0 +1,196 @@
+package imagepack
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/klauspost/compress/zstd"
+
+	"bootprof/imagepack/bpk"
+	"bootprof/internal/atomicfile"
+	"bootprof/profiles"
+)
+
+// WriteOptions say how a pack is written. The zero value writes a pack without a boot zone.
+type WriteOptions struct {
+	Boot        []profiles.Range                  // what a boot touches, in boot order; empty: everything is body
+	BodyLevel   zstd.EncoderLevel                 // 0: SpeedBestCompression, in ratio and speed near zstd -15
+	Workers     int                               // compressing goroutines; 0: one per CPU
+	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
+	ImageSHA256 [32]byte                          // of the image, if the caller knows it; zero: computed
+	Progress    func(doneBytes, totalBytes int64) // called from one goroutine at a time; may be nil
+}
+
+// Stats tell what was written, in bytes.
+type Stats struct {
+	ImageSize, PackSize int64
+	BootPages           int64
+	BootZone, BootIndex int64 // stored
+	Body, BodyIndex     int64 // stored
+	BodyChunks, Shared  int64 // chunks of the body; those that repeat an earlier one
+	Digest              [32]byte
+}
+
+// Write writes the pack of img to path. The file appears under its name when it is whole, replacing an
+// older one; after an error or a kill at any moment, nothing new is there.
+func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Stats, error) {
+	if s := img.Size(); s%bpk.PageSize != 0 || s > bpk.MaxImageSize {
+		return nil, fmt.Errorf("image of %d bytes: a pack holds whole pages of %d bytes, %d bytes at most", s, bpk.PageSize, int64(bpk.MaxImageSize))
+	}
+	if opts.Workers <= 0 {
+		opts.Workers = runtime.GOMAXPROCS(0)
+	}
+	if opts.BodyLevel == 0 {
+		opts.BodyLevel = zstd.SpeedBestCompression
+	}
+	f, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w := &packWriter{img: img, opts: opts, f: f}
+	if err := w.write(ctx); err != nil {
+		return nil, err
+	}
+	return &w.stats, f.Commit()
+}
+
+// packWriter writes the parts of a pack in the order in which they lie in the file:
+// header, boot index, root of the body index, boot zone, body chunks, other nodes of the body index, info.
+type packWriter struct {
+	img   Image
+	opts  WriteOptions
+	f     io.WriterAt
+	head  bpk.Header
+	stats Stats
+	done  int64 // image bytes packed
+}
+
+func (w *packWriter) progress(bytes int64) {
+	w.done += bytes
+	if w.opts.Progress != nil {
+		w.opts.Progress(w.done, w.img.Size())
+	}
+}
+
+func (w *packWriter) write(ctx context.Context) error {
+	ranges := pageRanges(w.img.Size(), w.opts.Boot)
+	frames, err := encodeZone(w.img, ranges, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
+	if err != nil {
+		return err
+	}
+	boot, zoneLen := indexZone(ranges, frames, 0)
+	plan := planBody(w.img.Size(), w.img.Segments(), boot)
+	rootLen, err := w.layoutHead(boot, zoneLen, len(plan))
+	if err != nil {
+		return err
+	}
+	boot, _ = indexZone(ranges, frames, w.head.Boot.PackOff)
+	index, err := boot.Encode()
+	if err != nil {
+		return err
+	}
+	if err := w.put(w.head.BootIndex.PackOff, index); err != nil {
+		return err
+	}
+	w.head.BootIndex.SHA256 = sha256.Sum256(index)
+	out := &offsetWriter{w: w.f, off: w.head.Boot.PackOff}
+	for _, f := range frames {
+		for _, c := range f.chunks {
+			if _, err := out.Write(c.stored); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.writeBody(ctx, out, boot, plan, rootLen); err != nil {
+		return err
+	}
+	return w.put(0, w.head.Encode())
+}
+
+// layoutHead fills the header with all that lies before the boot zone; the sizes of the boot index and of
+// the body's root node do not depend on where things lie.
+func (w *packWriter) layoutHead(boot *bpk.BootIndex, zoneLen int64, chunks int) (rootLen int64, err error) {
+	index, err := boot.Encode()
+	if err != nil {
+		return 0, err
+	}
+	if n := chunks; n > 0 {
+		for n > bpk.NodeEntries {
+			n = (n + bpk.NodeEntries - 1) / bpk.NodeEntries
+		}
+		rootLen = int64(len(bpk.EncodeNode(make([]bpk.Entry, n))))
+	}
+	h := &w.head
+	h.Major, h.Minor = bpk.Major, bpk.Minor
+	h.ImageSize, h.Filesystem = w.img.Size(), w.img.Filesystem()
+	h.BootPages = int64(boot.Pages())
+	h.BootIndex = bpk.Block{PackOff: bpk.HeaderSize, Len: int64(len(index))}
+	h.BodyRoot = bpk.Block{PackOff: h.BootIndex.PackOff + h.BootIndex.Len, Len: rootLen}
+	h.Boot = bpk.Block{PackOff: h.BodyRoot.PackOff + rootLen, Len: zoneLen}
+	w.stats.BootPages, w.stats.BootZone, w.stats.BootIndex = h.BootPages, zoneLen, h.BootIndex.Len
+	return rootLen, nil
+}
+
+// writeBody writes the body's chunks and index, and completes the header.
+func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk.BootIndex, plan []bpk.Range, rootLen int64) error {
+	bw := &offsetWriter{w: out.w, off: out.off}
+	buf := bufio.NewWriterSize(bw, 1<<20)
+	off := out.off
+	store := func(b []byte) (int64, error) {
+		at := off
+		_, err := buf.Write(b)
+		off += int64(len(b))
+		return at, err
+	}
+	entries, sum, err := w.packBody(ctx, boot, plan, store)
+	if err != nil {
+		return err
+	}
+	w.stats.Body = off - out.off
+	root, depth, err := bpk.BuildTree(entries, store)
+	if err != nil {
+		return err
+	}
+	if int64(len(root)) != rootLen {
+		panic(fmt.Sprintf("BUG: body root of %d bytes, planned %d", len(root), rootLen))
+	}
+	h := &w.head
+	h.BodyRoot.SHA256, h.BodyDepth, h.ImageSHA256 = sha256.Sum256(root), depth, sum
+	w.stats.BodyIndex = off - out.off - w.stats.Body + rootLen
+	if w.opts.Info != nil {
+		info := w.opts.Info(h.BootPages)
+		at, err := store(info)
+		if err != nil {
+			return err
+		}
+		h.Info = bpk.Block{PackOff: at, Len: int64(len(info)), SHA256: sha256.Sum256(info)}
+	}
+	if err := buf.Flush(); err != nil {
+		return err
+	}
+	h.PackSize = off
+	w.stats.ImageSize, w.stats.PackSize, w.stats.Digest = h.ImageSize, off, bpk.Digest(h.Encode())
+	return w.put(h.BodyRoot.PackOff, root)
+}
+
+func (w *packWriter) put(packOff int64, b []byte) error {
+	_, err := w.f.WriteAt(b, packOff)
+	return err
+}
+
+// offsetWriter writes one piece after the other to an io.WriterAt.
+type offsetWriter struct {
+	w   io.WriterAt
+	off int64
+}
+
+func (o *offsetWriter) Write(b []byte) (int, error) {
+	n, err := o.w.WriteAt(b, o.off)
+	o.off += int64(n)
+	return n, err
+}

@@ -1,0 +1,144 @@
+package mountclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bootprof/imagepack/bpk"
+)
+
+// A bootZone turns the preloaded bytes of a pack's boot zone into pages in the store, in boot order.
+//
+// decoded counts the chunks that have been through the store once. A page of a later chunk will come by
+// itself; a page of an earlier one that is not in the store was dropped from memory, and again decodes it.
+type bootZone struct {
+	pre     *preload
+	index   *bpk.BootIndex
+	store   *store
+	pushed  func([]bpk.Range) // told of every chunk's pages once they are in the store
+	decoded atomic.Int64
+
+	mu sync.Mutex // guards again: one frame is decoded anew at a time
+}
+
+// run decodes all chunks. It returns when the last page is in the store, when ctx ends, or with a permanent
+// error.
+func (z *bootZone) run(ctx context.Context) error {
+	dec, err := bpk.NewBootDecoder()
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	var buf []byte
+	for i := range z.index.Chunks {
+		c := &z.index.Chunks[i]
+		if err := z.pre.wait(ctx, c.PackOff+c.Len); err != nil {
+			return err
+		}
+		if buf, err = z.decode(ctx, dec, i, buf[:0]); err != nil {
+			return err
+		}
+		ranges := z.index.RangesOf(c)
+		if err := z.store.put(ranges, buf); err != nil {
+			return fmt.Errorf("keeping boot pages: %w", err)
+		}
+		z.decoded.Store(int64(i + 1))
+		z.pushed(ranges)
+	}
+	return nil
+}
+
+// decode appends the pages of chunk i to dst. A damaged chunk is fetched again until it is whole; since the
+// damage ends the frame's decoding, the frame is then decoded from its start.
+func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst []byte) ([]byte, error) {
+	c := &z.index.Chunks[i]
+	stored, err := z.pre.read(c.PackOff, c.Len)
+	if err != nil {
+		return dst, err
+	}
+	out, err := dec.Decode(dst, z.index, c, stored)
+	for wait := 100 * time.Millisecond; isCorrupt(err); wait = min(2*wait, maxRetryWait) {
+		z.pre.fetch.src.count.corrupt.Add(1)
+		if !z.pre.fetch.used() && wait > time.Second {
+			return dst, err
+		}
+		z.pre.fetch.log.Warn("damaged chunk, fetching it again", "error", err)
+		if stored, err = z.pre.fetch.bytes(ctx, c.PackOff, c.Len); err != nil {
+			return dst, err
+		}
+		if err = bpk.CheckBlock("boot chunk", c.Block, stored); err == nil {
+			if err := z.pre.replace(c.PackOff, stored); err != nil {
+				return dst, err
+			}
+			out, err = z.fromFrameStart(dec, i, dst)
+			if isCorrupt(err) { // whole, and still not decodable: the pack was made so
+				return dst, err
+			}
+			return out, err
+		}
+		if !sleep(ctx, wait) {
+			return dst, context.Cause(ctx)
+		}
+	}
+	return out, err
+}
+
+// fromFrameStart decodes chunk i after all earlier chunks of its frame.
+func (z *bootZone) fromFrameStart(dec *bpk.BootDecoder, i int, dst []byte) ([]byte, error) {
+	first := i
+	for first > 0 && z.index.Chunks[first-1].Frame == z.index.Chunks[i].Frame {
+		first--
+	}
+	base := len(dst)
+	for k := first; ; k++ {
+		c := &z.index.Chunks[k]
+		stored, err := z.pre.read(c.PackOff, c.Len)
+		if err != nil {
+			return dst[:base], err
+		}
+		if dst, err = dec.Decode(dst[:base], z.index, c, stored); err != nil || k == i {
+			return dst, err
+		}
+	}
+}
+
+// again puts the pages of a chunk into the store that run had put there and that were dropped since.
+func (z *bootZone) again(chunk int) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	ranges := z.index.RangesOf(&z.index.Chunks[chunk])
+	if len(z.store.lacking(ranges)) == 0 {
+		return nil // another reader was first
+	}
+	dec, err := bpk.NewBootDecoder()
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	data, err := z.fromFrameStart(dec, chunk, nil)
+	if err != nil {
+		return err
+	}
+	return z.store.put(ranges, data)
+}
+
+func isCorrupt(err error) bool {
+	var c *bpk.CorruptError
+	return errors.As(err, &c)
+}
+
+// sleep waits for d and tells whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,218 @@
+package mountclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of one HTTP connection.
+const (
+	dialTimeout   = 5 * time.Second
+	headerTimeout = 15 * time.Second // from the request sent to the answer's head
+	stallTimeout  = 10 * time.Second // no byte of a body for so long ends the attempt
+)
+
+// An HTTPError is an answer that is not the bytes that were asked for.
+type HTTPError struct {
+	URL          string // redacted
+	Status       string // "404 Not Found"
+	Code         int
+	RangeAsked   string
+	ContentRange string // as got
+	ContentType  string
+	Why          string // empty: the status says it
+}
+
+func (e *HTTPError) Error() string {
+	s := fmt.Sprintf("GET %s (%s): %s", e.URL, e.RangeAsked, e.Status)
+	if e.Why != "" {
+		s += ": " + e.Why
+	}
+	return s
+}
+
+// Permanent tells that asking again will not help: the URL is wrong or forbidden, or the server does not do
+// what the client needs.
+func (e *HTTPError) Permanent() bool {
+	switch e.Code {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Code < 500
+}
+
+// An identityError tells that the server now has other bytes under the URL than at the start.
+type identityError struct{ url, was, is string }
+
+func (e *identityError) Error() string {
+	return fmt.Sprintf("%s was replaced on the server while in use (%s, now %s)", e.url, e.was, e.is)
+}
+
+// permanent tells that repeating a request that failed with err is of no use.
+func permanent(err error) bool {
+	var h *HTTPError
+	var id *identityError
+	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id)
+}
+
+// An httpSource reads ranges of one file on a web server. The file's size and ETag are taken from the first
+// answer; later answers must agree. Safe for concurrent use.
+type httpSource struct {
+	url    string
+	shown  string // without credentials
+	client *http.Client
+	pin    pin
+	count  counters
+}
+
+func newHTTPSource(rawURL string) (*httpSource, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("URL %q: %w", rawURL, err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("URL %q: want http://HOST/PATH or https://HOST/PATH", rawURL)
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	return &httpSource{
+		url:   rawURL,
+		shown: u.Redacted(),
+		client: &http.Client{Transport: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            dialer.DialContext,
+			ForceAttemptHTTP2:      true,
+			DisableCompression:     true, // ranges are of the bytes as they lie there
+			MaxIdleConnsPerHost:    16,
+			IdleConnTimeout:        90 * time.Second,
+			TLSHandshakeTimeout:    dialTimeout,
+			ResponseHeaderTimeout:  headerTimeout,
+			MaxResponseHeaderBytes: 64 << 10,
+			ReadBufferSize:         64 << 10,
+		}},
+	}, nil
+}
+
+// get makes one attempt at the range [off, off+n) and hands its bytes to sink as they come, in order. It
+// returns how many bytes it handed over; with a nil error that is n, or what there is of it before the end of
+// the file. The slices are valid until sink returns.
+func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (int64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
+	defer stall.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
+	if err != nil {
+		return 0, err
+	}
+	asked := fmt.Sprintf("bytes=%d-%d", off, off+n-1)
+	req.Header.Set("Range", asked)
+	s.count.requests.Add(1)
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return 0, s.transportError(ctx, asked, err)
+	}
+	defer resp.Body.Close()
+	want, err := s.check(resp, asked, off, n)
+	if err != nil {
+		return 0, err
+	}
+	var got int64
+	buf := make([]byte, 64<<10)
+	for got < want {
+		stall.Reset(stallTimeout)
+		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
+		if m > 0 {
+			s.count.bytes.Add(int64(m))
+			sink(buf[:m])
+			got += int64(m)
+		}
+		if err != nil && got < want {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return got, s.transportError(ctx, asked, err)
+		}
+	}
+	return got, nil
+}
+
+var errStalled = errors.New("no answer in time")
+
+func (s *httpSource) transportError(ctx context.Context, asked string, err error) error {
+	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
+		err = cause
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return &NetworkError{URL: s.shown, RangeAsked: asked, Err: err}
+}
+
+// A NetworkError tells that an answer did not come, or not whole. Asking again may help.
+type NetworkError struct {
+	URL        string // redacted
+	RangeAsked string
+	Err        error
+}
+
+func (e *NetworkError) Error() string {
+	return fmt.Sprintf("GET %s (%s): %v", e.URL, e.RangeAsked, e.Err)
+}
+
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// check compares an answer's head with what was asked and with the file's identity, and returns how many
+// bytes its body has to give.
+func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int64, error) {
+	bad := func(why string) (int64, error) {
+		return 0, &HTTPError{URL: s.shown, Status: resp.Status, Code: resp.StatusCode, RangeAsked: asked,
+			ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why}
+	}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+	case http.StatusOK:
+		if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+			return bad("the server sent an HTML page, not an image")
+		}
+		return bad("the server does not serve ranges of this file; bootprof needs a server that does (nginx, Apache, bootprof serve)")
+	case http.StatusRequestedRangeNotSatisfiable:
+		if s.pin.size() < 0 && off == 0 {
+			return bad("the file is empty")
+		}
+		return bad("")
+	default:
+		return bad("")
+	}
+	start, end, size, ok := parseContentRange(resp.Header.Get("Content-Range"))
+	if !ok || start != off || end < start || end > off+n {
+		return bad(fmt.Sprintf("answered with another range (Content-Range: %q)", resp.Header.Get("Content-Range")))
+	}
+	if end-start != min(n, size-off) {
+		return bad(fmt.Sprintf("answered with a part of the range (Content-Range: %q)", resp.Header.Get("Content-Range")))
+	}
+	return end - start, s.pin.check(s.shown, size, resp.Header.Get("ETag"))
+}
+
+// parseContentRange reads "bytes 0-99/1234" (RFC 9110, section 14.4) as the half-open [start, end) of size.
+func parseContentRange(v string) (start, end, size int64, ok bool) {
+	v, ok = strings.CutPrefix(v, "bytes ")
+	span, total, ok2 := strings.Cut(v, "/")
+	first, last, ok3 := strings.Cut(span, "-")
+	if !ok || !ok2 || !ok3 {
+		return 0, 0, 0, false
+	}
+	start, err1 := strconv.ParseInt(first, 10, 64)
+	end, err2 := strconv.ParseInt(last, 10, 64)
+	size, err3 := strconv.ParseInt(total, 10, 64)
+	ok = err1 == nil && err2 == nil && err3 == nil && start >= 0 && end >= start && end < size
+	return start, end + 1, size, ok
+}

@@ -1,0 +1,126 @@
+package mountclient
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// maxRetryWait bounds the pause between two attempts: a network that is back is used again within it.
+const maxRetryWait = 2 * time.Second
+
+// A fetcher repeats requests until they succeed. Transient faults (no connection, a body cut short, 5xx) are
+// repeated without end; permanent ones (404, another file under the URL) are repeated too once the image is
+// in use, because a reader of the root file system must never see an error, and end the fetch before that.
+// Bytes that came before a fault are kept: the next attempt asks for the rest only. Safe for concurrent use.
+type fetcher struct {
+	src          *httpSource
+	log          *slog.Logger
+	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
+	timeout      time.Duration // the same once it is in use
+
+	mu     sync.Mutex
+	inUse  bool
+	failed int  // attempts in flight or waiting that have failed
+	down   bool // the outage was told
+}
+
+// setInUse says that the image is mounted: from now on nothing is permanent.
+func (f *fetcher) setInUse() {
+	f.mu.Lock()
+	f.inUse = true
+	f.mu.Unlock()
+}
+
+// stream fetches [off, off+n) of the remote file and hands the bytes to sink in order, each once. It returns
+// an error only if ctx ends, the time-out passes, or the fault is permanent and the image not in use.
+// A remote file that ends earlier gives fewer bytes, without an error.
+func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) error {
+	end := off + n
+	wait := 50 * time.Millisecond
+	failing := false
+	progress := time.Now()
+	defer func() {
+		if failing {
+			f.recovered()
+		}
+	}()
+	for {
+		got, err := f.src.get(ctx, off, end-off, sink)
+		off += got
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if permanent(err) && !f.used() {
+			return err
+		}
+		if got > 0 {
+			wait, progress = 50*time.Millisecond, time.Now()
+		}
+		if limit := f.limit(); limit > 0 && time.Since(progress) > limit {
+			return fmt.Errorf("%w (given up after %v)", err, limit)
+		}
+		if !failing {
+			failing = true
+			f.fault(err)
+		}
+		f.src.count.retries.Add(1)
+		if !sleep(ctx, wait/2+rand.N(wait/2)) {
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
+		wait = min(2*wait, maxRetryWait)
+	}
+}
+
+// bytes fetches [off, off+n) whole.
+func (f *fetcher) bytes(ctx context.Context, off, n int64) ([]byte, error) {
+	out := make([]byte, 0, n)
+	if err := f.stream(ctx, off, n, func(b []byte) { out = append(out, b...) }); err != nil {
+		return nil, err
+	}
+	if int64(len(out)) != n {
+		return nil, fmt.Errorf("GET %s: the file ends %d bytes early", f.src.shown, n-int64(len(out)))
+	}
+	return out, nil
+}
+
+// limit returns how long a fetch may be without progress; 0 is without end.
+func (f *fetcher) limit() time.Duration {
+	if f.used() {
+		return f.timeout
+	}
+	return f.startTimeout
+}
+
+func (f *fetcher) used() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inUse
+}
+
+// fault tells an outage once, whatever the number of requests it hits; recovered tells its end.
+func (f *fetcher) fault(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed++
+	if !f.down && f.inUse {
+		f.down = true
+		f.log.Warn("network fault, readers wait until it is over", "error", err)
+	}
+}
+
+func (f *fetcher) recovered() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed--
+	if f.failed == 0 && f.down {
+		f.down = false
+		f.log.Info("network is back")
+	}
+}

@@ -1,0 +1,150 @@
+package mountclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultRunDir is where running clients put their status sockets.
+const DefaultRunDir = "/run/bootprof"
+
+// A Status is a moment of a client's life. Times are in seconds, sizes in bytes.
+type Status struct {
+	PID             int     `json:"pid"`
+	URL             string  `json:"url"` // without credentials
+	Dir             string  `json:"dir"`
+	Digest          string  `json:"digest"`
+	ImageBytes      int64   `json:"image_bytes"`
+	Phase           string  `json:"phase"` // "preloading", "running"
+	UpSeconds       float64 `json:"up_seconds"`
+	ReadySeconds    float64 `json:"ready_seconds"` // from start to Dir being mounted
+	HotSeconds      float64 `json:"hot_seconds"`   // from start to all boot pages being there; 0: not yet
+	BootPages       int64   `json:"boot_pages"`
+	BootPagesLoaded int64   `json:"boot_pages_loaded"`
+	PushedPages     int64   `json:"pushed_pages"` // put into the kernel's page cache ahead of a read
+	Reads           int64   `json:"reads"`        // reads that the page cache could not answer
+	Misses          int64   `json:"misses"`       // chunks outside the boot zone that a reader waited for
+	StalledSeconds  float64 `json:"stalled_seconds"`
+	Requests        int64   `json:"requests"` // GETs sent, repeated ones included
+	Bytes           int64   `json:"bytes"`    // of bodies received
+	Retries         int64   `json:"retries"`
+	DamagedChunks   int64   `json:"damaged_chunks"`
+	CacheDir        string  `json:"cache_dir,omitempty"`
+	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped for a wrong hash
+	HeldPages       int64   `json:"held_pages"`              // pages in the store or cache
+}
+
+// Status returns the present state.
+func (m *Mounted) Status() Status {
+	c := m.Client
+	s := Status{
+		PID: os.Getpid(), URL: c.fetch.src.shown, Dir: m.opts.Dir, Digest: fmt.Sprintf("sha256:%x", c.digest),
+		ImageBytes: c.head.ImageSize, Phase: "preloading",
+		UpSeconds: time.Since(c.started).Seconds(), ReadySeconds: seconds(c.ready.Load()), HotSeconds: seconds(c.hot.Load()),
+		BootPages: c.head.BootPages, PushedPages: c.push.pushedPages(), Reads: c.reads.Load(),
+		Misses: c.demand.misses.Load(), StalledSeconds: seconds(c.stalled.Load()),
+		Requests: c.fetch.src.count.requests.Load(), Bytes: c.fetch.src.count.bytes.Load(),
+		Retries: c.fetch.src.count.retries.Load(), DamagedChunks: c.fetch.src.count.corrupt.Load(),
+		CacheDir: c.opts.CacheDir, HeldPages: c.store.heldPages(),
+	}
+	if n := c.zone.decoded.Load(); n > 0 {
+		last := c.index.Chunks[n-1]
+		s.BootPagesLoaded = int64(last.First + last.Pages)
+	}
+	if s.HotSeconds > 0 {
+		s.Phase = "running"
+	}
+	if c.cache != nil {
+		s.CacheDamaged = c.cache.damagedRecords()
+	}
+	return s
+}
+
+func seconds(ns int64) float64 { return time.Duration(ns).Seconds() }
+
+// serveStatus answers every connection to a unix socket in RunDir with the status as JSON, until ctx ends;
+// it then removes the socket.
+func (m *Mounted) serveStatus(ctx context.Context) error {
+	dir := m.opts.RunDir
+	if dir == "" {
+		dir = DefaultRunDir
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, strconv.Itoa(os.Getpid())+".sock")
+	os.Remove(path) // of an earlier process with our id
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	_ = os.Chmod(path, 0o600)
+	m.parts.Go(func() {
+		defer context.AfterFunc(ctx, func() { l.Close() })()
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+			_ = json.NewEncoder(conn).Encode(m.Status())
+			conn.Close()
+		}
+	})
+	return nil
+}
+
+// ReadStatus asks the running clients whose sockets lie in runDir ("": DefaultRunDir) for their status,
+// sorted by mount point. It removes sockets of clients that were killed.
+func ReadStatus(runDir string) ([]Status, error) {
+	if runDir == "" {
+		runDir = DefaultRunDir
+	}
+	entries, err := os.ReadDir(runDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var out []Status
+	for _, e := range entries {
+		pid, isSock := strings.CutSuffix(e.Name(), ".sock")
+		if _, err := strconv.Atoi(pid); err != nil || !isSock {
+			continue
+		}
+		path := filepath.Join(runDir, e.Name())
+		s, err := readSocket(path)
+		switch {
+		case err == nil:
+			out = append(out, s)
+		case errors.Is(err, errGone):
+			os.Remove(path)
+		default:
+			return nil, fmt.Errorf("asking the client behind %s: %w", path, err)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Dir < out[j].Dir })
+	return out, nil
+}
+
+var errGone = errors.New("no client listens")
+
+func readSocket(path string) (s Status, err error) {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		if os.IsPermission(err) {
+			return s, err
+		}
+		return s, errGone
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+	return s, json.NewDecoder(conn).Decode(&s)
+}
