@@ -189,7 +189,7 @@ func (m *Mounted) settle(ctx context.Context, file *os.File, bdi string, loop in
 		case <-ctx.Done():
 			return
 		}
-		if name, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", loop)); err != nil || len(name) == 0 {
+		if !loopdev.Backs(loop, file) {
 			return
 		}
 		if time.Since(ready) >= bootWindow && m.Client.hot.Load() > 0 {

@@ -7,27 +7,34 @@ import "encoding/binary"
 // the BCJ filter of xz, held to single pages so that each page can be restored on its own: an instruction
 // that crosses the page's end is left alone, and positions are image offsets modulo 2^32.
 //
-// Only operands that fit 25 bits, sign-extended, are changed, and the result is again such an operand: the
-// decoder sees exactly the places that the encoder changed, on any bytes, code or not.
+// Encoding applies a step at every position from the first to the last, decoding undoes them from the last
+// to the first. A step looks at the opcode, which it leaves alone, and changes an operand that fits 25 bits,
+// sign-extended, into another such operand: so each step can be undone whatever the bytes are, code or not,
+// even where operands overlap.
 
 // EncodeX86 filters one page in place before compression; imageOff is the page's place in the image.
-func EncodeX86(page []byte, imageOff int64) { x86(page, uint32(imageOff), 1) }
+func EncodeX86(page []byte, imageOff int64) {
+	for i := 0; i+5 <= len(page); i++ {
+		if page[i]&0xfe == 0xe8 {
+			shiftTarget(page[i+1:], uint32(imageOff)+uint32(i)+5)
+		}
+	}
+}
 
 // DecodeX86 undoes EncodeX86.
-func DecodeX86(page []byte, imageOff int64) { x86(page, uint32(imageOff), ^uint32(0)) }
+func DecodeX86(page []byte, imageOff int64) {
+	for i := len(page) - 5; i >= 0; i-- {
+		if page[i]&0xfe == 0xe8 {
+			shiftTarget(page[i+1:], -(uint32(imageOff) + uint32(i) + 5))
+		}
+	}
+}
 
-func x86(page []byte, base, sign uint32) {
-	for i := 0; i+5 <= len(page); i++ {
-		if page[i]&0xfe != 0xe8 {
-			continue
-		}
-		v := binary.LittleEndian.Uint32(page[i+1:])
-		if top := v >> 24; top != 0 && top != 0xff {
-			continue
-		}
-		v += sign * (base + uint32(i) + 5)
-		v = uint32(int32(v<<7) >> 7) // 25 bits, sign-extended
-		binary.LittleEndian.PutUint32(page[i+1:], v)
-		i += 4
+// shiftTarget adds delta to an operand that fits 25 bits.
+func shiftTarget(operand []byte, delta uint32) {
+	v := binary.LittleEndian.Uint32(operand)
+	if top := v >> 24; top == 0 || top == 0xff {
+		v = uint32(int32((v+delta)<<7) >> 7) // 25 bits, sign-extended
+		binary.LittleEndian.PutUint32(operand, v)
 	}
 }

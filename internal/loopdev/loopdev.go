@@ -201,6 +201,22 @@ func (d *Device) Close() error {
 	return f.Close()
 }
 
+// Backs tells whether the loop device with this number is attached to file. The number alone does not tell
+// that: a device that was cleared is soon used again for another file.
+func Backs(number int, file *os.File) bool {
+	f, err := os.OpenFile("/dev/loop"+strconv.Itoa(number), os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(int(file.Fd()), &st) == nil && info.Device == st.Dev && info.Inode == st.Ino
+}
+
 // BackingFiles returns the path of the file behind each attached loop device, by device number, as
 // the kernel tells it: the path in the mount namespace of who attached it, with " (deleted)" appended
 // for an unlinked file.
