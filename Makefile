@@ -1,0 +1,47 @@
+# make demo        everything: set-up, a Debian 12 root, recorded boots, packs, and the table of boots
+# make demo-large  the same with an image of more than 1 GB that starts real services
+# make test        set-up and all tests
+# make build       the binaries, in build/
+# make fuzz        every fuzzer for FUZZTIME (60s)
+
+BUILD ?= build
+FUZZTIME ?= 60s
+# Go is where its installer puts it, if it is not on the PATH (sudo drops it).
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+export BUILD FUZZTIME
+
+GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
+
+.PHONY: all build cross demo demo-large test fuzz setup clean
+
+all: build
+
+build:
+	$(GO_BUILD) -o $(BUILD)/bootprof ./cmd/bootprof
+	$(GO_BUILD) -o $(BUILD)/bootprof-mount ./cmd/bootprof-mount
+
+# The release binaries: static, for both machine types.
+cross:
+	for arch in amd64 arm64; do \
+		GOARCH=$$arch $(GO_BUILD) -o $(BUILD)/bootprof-$$arch ./cmd/bootprof && \
+		GOARCH=$$arch $(GO_BUILD) -o $(BUILD)/bootprof-mount-$$arch ./cmd/bootprof-mount || exit 1; \
+	done
+
+setup:
+	scripts/setup.sh
+
+demo:
+	scripts/demo.sh debian
+
+demo-large:
+	scripts/demo.sh large
+
+test:
+	scripts/test.sh
+
+fuzz:
+	scripts/fuzz.sh
+
+clean:
+	rm -rf $(BUILD)

@@ -1,0 +1,66 @@
+// Bootprof-mount is the boot-time client alone, for an initramfs: `bootprof mount` without the other verbs.
+//
+// It links nothing that a boot does not need; imports_test.go holds it to that.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"bootprof/mountclient"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+
+func run(args []string, stderr io.Writer) int {
+	var o mountclient.MountOptions
+	fs := flag.NewFlagSet("bootprof-mount", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "usage: bootprof-mount [flags] URL DIR")
+		fs.PrintDefaults()
+	}
+	memory := fs.Int("memory", 32, "MiB of decoded pages held in memory when there is no cache")
+	foreground := fs.Bool("foreground", false, "stay in the foreground until DIR is unmounted")
+	verbose := fs.Bool("verbose", false, "tell more on stderr")
+	fs.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
+	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
+	fs.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
+	if err := fs.Parse(args); err != nil {
+		if err == flag.ErrHelp {
+			return mountclient.ExitOK
+		}
+		return mountclient.ExitUsage
+	}
+	if fs.NArg() != 2 {
+		fmt.Fprintf(stderr, "bootprof: want URL and DIR, got %d arguments (see bootprof-mount -h)\n", fs.NArg())
+		return mountclient.ExitUsage
+	}
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	o.URL, o.Log, o.MemoryBytes = fs.Arg(0), mountclient.NewLog(stderr, level), int64(*memory)<<20
+	for _, p := range []struct {
+		path string
+		abs  *string
+	}{{fs.Arg(1), &o.Dir}, {o.CacheDir, &o.CacheDir}} {
+		if p.path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(p.path)
+		if err != nil {
+			fmt.Fprintln(stderr, "bootprof:", err)
+			return mountclient.ExitOther
+		}
+		*p.abs = abs
+	}
+	return mountclient.RunMount(o, *foreground, stderr)
+}

@@ -1,0 +1,49 @@
+#!/bin/bash
+# The whole test suite, as CI runs it: set-up, format, vet, staticcheck, tests, the concurrent packages under the race
+# detector and on one processor, both machine types, short fuzzing.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/longstep.sh"
+need_root test.sh
+cd "$here/.."
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "set-up"
+"$here/setup.sh"
+
+step "gofmt"
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+if [ -n "$unformatted" ]; then
+	printf 'gofmt would change:\n%s\n' "$unformatted"
+	exit 1
+fi
+
+step "go vet, staticcheck"
+go vet ./...
+GOFLAGS= go run $staticcheck ./...
+
+step "static binaries for amd64 and arm64"
+make -s cross
+for arch in amd64 arm64; do
+	for program in bootprof bootprof-mount; do
+		go version -m "${BUILD:-build}/$program-$arch" | grep -q 'CGO_ENABLED=0'
+	done
+done
+"$here/boot-binary-size.sh" "${BUILD:-build}/bootprof-mount-amd64"
+
+step "tests"
+go test -count=1 -timeout 20m ./...
+
+step "race detector"
+go test -count=1 -race -timeout 20m ./mountclient/... ./recorder/... ./analyzer/... ./imagepack/... ./internal/...
+
+step "one processor"
+GOMAXPROCS=1 go test -count=1 -timeout 10m ./mountclient/... ./recorder/...
+
+step "fuzzers, ${FUZZTIME:=5s} each"
+FUZZTIME=$FUZZTIME "$here/fuzz.sh"
+
+step "done"
