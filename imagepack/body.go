@@ -3,7 +3,7 @@ package imagepack
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
+	"errors"
 	"io"
 	"sync"
 
@@ -41,15 +41,14 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 	}
 	order := make(chan *job, 4*w.opts.Workers)
 	work := make(chan *job, 4*w.opts.Workers)
-	image, known := io.Discard, w.opts.ImageSHA256 != [32]byte{}
-	sum := sha256.New()
-	if !known {
-		image = sum
-	}
+	image := sha256.New()
 	running.Go(func() {
 		defer close(order)
 		defer close(work)
 		for _, r := range plan {
+			if ctx.Err() != nil {
+				return
+			}
 			j := &job{ready: make(chan struct{})}
 			j.data, j.err = readChunk(w.img, r, boot, image)
 			select {
@@ -80,7 +79,7 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 		if j.err != nil {
 			return nil, [32]byte{}, j.err
 		}
-		r := plan[len(entries)]
+		r := plan[len(entries)] // chunks come in the order of the plan
 		e := bpk.Entry{Page: r.Page, Pages: r.Pages, Codec: j.codec}
 		e.Len = int64(len(j.stored))
 		if j.codec != bpk.CodecZero {
@@ -103,17 +102,18 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 	if err := ctx.Err(); err != nil {
 		return nil, [32]byte{}, err
 	}
-	if known {
-		return entries, w.opts.ImageSHA256, nil
+	sum := [32]byte(image.Sum(nil))
+	if known := w.opts.ImageSHA256; known != [32]byte{} && known != sum {
+		return nil, [32]byte{}, errors.New("the input changed while it was packed: its SHA-256 was another one before")
 	}
-	return entries, [32]byte(sum.Sum(nil)), nil
+	return entries, sum, nil
 }
 
 // readChunk reads the image range r, adds it to the image's hash, and returns its cold pages.
 func readChunk(img io.ReaderAt, r bpk.Range, boot *bpk.BootIndex, image io.Writer) ([]byte, error) {
 	b := make([]byte, r.Pages*bpk.PageSize)
-	if n, err := img.ReadAt(b, r.Page*bpk.PageSize); n < len(b) {
-		return nil, fmt.Errorf("reading the image at byte %d: %w", r.Page*bpk.PageSize, err)
+	if err := readImage(img, b, r.Page*bpk.PageSize); err != nil {
+		return nil, err
 	}
 	image.Write(b)
 	cold := boot.ColdRanges(r.Page, r.Pages)

@@ -60,6 +60,9 @@ func open(ctx context.Context, path, fs string) (Image, error) {
 		}
 		return planTree(root)
 	}
+	if t := st.Mode().Type(); t != 0 && t != os.ModeDevice {
+		return nil, errors.New("neither a directory, a file nor a block device") // opening a FIFO would wait
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, errors.Unwrap(err)
@@ -106,7 +109,11 @@ func openFile(ctx context.Context, f *os.File, path string, size int64, fs strin
 		if err != nil {
 			return nil, err
 		}
-		return planTree(root, closer, f)
+		img, err := planTree(root, closer, f)
+		if err != nil {
+			closer.Close()
+		}
+		return img, err
 	case fs == FSErofs:
 		if kind == "" {
 			kind = "unknown"
@@ -180,8 +187,8 @@ func (r *rawImage) Close() error                 { return r.f.Close() }
 
 func (r *rawImage) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.f.ReadAt(p, off)
-	if err == io.EOF && off+int64(n) == r.size {
-		pad := min(int64(len(p)-n), r.Size()-r.size)
+	if end := off + int64(n); err == io.EOF && end >= r.size && end < r.Size() {
+		pad := min(int64(len(p)-n), r.Size()-end)
 		clear(p[n : int64(n)+pad])
 		if n += int(pad); n == len(p) {
 			err = nil

@@ -19,12 +19,15 @@ const (
 // planBody cuts the image into the ranges of the body's chunks, in image order and without gaps. Borders
 // follow files: a file of ownFilePages or more begins a chunk and is cut at multiples of chunkPages from
 // its start; smaller files share chunks whose borders depend on paths, so that a changed or new file moves
-// the borders near it only. Ranges without a cold page are joined to a neighbour where that is possible.
+// the borders near it only. A range without a cold page is joined to the one before it if there is room.
 func planBody(imageSize int64, segs []imagemap.Segment, boot *bpk.BootIndex) []bpk.Range {
 	w := bodyPlanner{boot: boot}
 	pages := imageSize / bpk.PageSize
 	for _, s := range segs {
 		first := s.ImageOff / bpk.PageSize
+		if first >= pages {
+			break // a map of a damaged image
+		}
 		if first < w.next {
 			continue // in a page that is planned already
 		}

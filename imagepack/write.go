@@ -21,7 +21,7 @@ type WriteOptions struct {
 	BodyLevel   zstd.EncoderLevel                 // 0: SpeedBestCompression, in ratio and speed near zstd -15
 	Workers     int                               // compressing goroutines; 0: one per CPU
 	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
-	ImageSHA256 [32]byte                          // of the image, if the caller knows it; zero: computed
+	ImageSHA256 [32]byte                          // of the image, if the caller knows it: another one is an error; zero: not known
 	Progress    func(doneBytes, totalBytes int64) // called from one goroutine at a time; may be nil
 }
 
@@ -56,7 +56,10 @@ func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Sta
 	if err := w.write(ctx); err != nil {
 		return nil, err
 	}
-	return &w.stats, f.Commit()
+	if err := f.Commit(); err != nil {
+		return nil, err
+	}
+	return &w.stats, nil
 }
 
 // packWriter writes the parts of a pack in the order in which they lie in the file:
@@ -79,25 +82,20 @@ func (w *packWriter) progress(bytes int64) {
 
 func (w *packWriter) write(ctx context.Context) error {
 	ranges := pageRanges(w.img.Size(), w.opts.Boot)
-	frames, err := encodeZone(w.img, ranges, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
+	frames, err := encodeZone(ctx, w.img, ranges, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
 	if err != nil {
 		return err
 	}
-	boot, zoneLen := indexZone(ranges, frames, 0)
-	plan := planBody(w.img.Size(), w.img.Segments(), boot)
-	rootLen, err := w.layoutHead(boot, zoneLen, len(plan))
-	if err != nil {
-		return err
-	}
-	boot, _ = indexZone(ranges, frames, w.head.Boot.PackOff)
+	boot, zoneLen := indexZone(ranges, frames, 0) // its pack offsets are not used and not stored
 	index, err := boot.Encode()
 	if err != nil {
 		return err
 	}
+	plan := planBody(w.img.Size(), w.img.Segments(), boot)
+	w.layoutHead(index, boot.Pages(), zoneLen, bpk.RootLen(len(plan)))
 	if err := w.put(w.head.BootIndex.PackOff, index); err != nil {
 		return err
 	}
-	w.head.BootIndex.SHA256 = sha256.Sum256(index)
 	out := &offsetWriter{w: w.f, off: w.head.Boot.PackOff}
 	for _, f := range frames {
 		for _, c := range f.chunks {
@@ -106,38 +104,31 @@ func (w *packWriter) write(ctx context.Context) error {
 			}
 		}
 	}
-	if err := w.writeBody(ctx, out, boot, plan, rootLen); err != nil {
+	if err := w.writeBody(ctx, out, boot, plan); err != nil {
 		return err
 	}
-	return w.put(0, w.head.Encode())
+	head := w.head.Encode()
+	if _, err := bpk.DecodeHeader(head); err != nil {
+		return fmt.Errorf("BUG: the pack's own header is refused: %w", err)
+	}
+	w.stats.Digest = bpk.Digest(head)
+	return w.put(0, head)
 }
 
-// layoutHead fills the header with all that lies before the boot zone; the sizes of the boot index and of
-// the body's root node do not depend on where things lie.
-func (w *packWriter) layoutHead(boot *bpk.BootIndex, zoneLen int64, chunks int) (rootLen int64, err error) {
-	index, err := boot.Encode()
-	if err != nil {
-		return 0, err
-	}
-	if n := chunks; n > 0 {
-		for n > bpk.NodeEntries {
-			n = (n + bpk.NodeEntries - 1) / bpk.NodeEntries
-		}
-		rootLen = int64(len(bpk.EncodeNode(make([]bpk.Entry, n))))
-	}
+// layoutHead fills the header with all that lies before the body.
+func (w *packWriter) layoutHead(index []byte, bootPages int, zoneLen, rootLen int64) {
 	h := &w.head
 	h.Major, h.Minor = bpk.Major, bpk.Minor
 	h.ImageSize, h.Filesystem = w.img.Size(), w.img.Filesystem()
-	h.BootPages = int64(boot.Pages())
-	h.BootIndex = bpk.Block{PackOff: bpk.HeaderSize, Len: int64(len(index))}
+	h.BootPages = int64(bootPages)
+	h.BootIndex = bpk.Block{PackOff: bpk.HeaderSize, Len: int64(len(index)), SHA256: sha256.Sum256(index)}
 	h.BodyRoot = bpk.Block{PackOff: h.BootIndex.PackOff + h.BootIndex.Len, Len: rootLen}
 	h.Boot = bpk.Block{PackOff: h.BodyRoot.PackOff + rootLen, Len: zoneLen}
 	w.stats.BootPages, w.stats.BootZone, w.stats.BootIndex = h.BootPages, zoneLen, h.BootIndex.Len
-	return rootLen, nil
 }
 
 // writeBody writes the body's chunks and index, and completes the header.
-func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk.BootIndex, plan []bpk.Range, rootLen int64) error {
+func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk.BootIndex, plan []bpk.Range) error {
 	bw := &offsetWriter{w: out.w, off: out.off}
 	buf := bufio.NewWriterSize(bw, 1<<20)
 	off := out.off
@@ -156,14 +147,18 @@ func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk
 	if err != nil {
 		return err
 	}
+	h := &w.head
+	rootLen := h.BodyRoot.Len
 	if int64(len(root)) != rootLen {
 		panic(fmt.Sprintf("BUG: body root of %d bytes, planned %d", len(root), rootLen))
 	}
-	h := &w.head
 	h.BodyRoot.SHA256, h.BodyDepth, h.ImageSHA256 = sha256.Sum256(root), depth, sum
 	w.stats.BodyIndex = off - out.off - w.stats.Body + rootLen
 	if w.opts.Info != nil {
 		info := w.opts.Info(h.BootPages)
+		if len(info) > bpk.MaxIndexLen {
+			return fmt.Errorf("info of %d bytes: a pack holds %d at most", len(info), bpk.MaxIndexLen)
+		}
 		at, err := store(info)
 		if err != nil {
 			return err
@@ -174,7 +169,7 @@ func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk
 		return err
 	}
 	h.PackSize = off
-	w.stats.ImageSize, w.stats.PackSize, w.stats.Digest = h.ImageSize, off, bpk.Digest(h.Encode())
+	w.stats.ImageSize, w.stats.PackSize = h.ImageSize, off
 	return w.put(h.BodyRoot.PackOff, root)
 }
 

@@ -1,6 +1,9 @@
 package bpk
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+)
 
 // A Body finds the body chunk of a page. Nodes are fetched when first needed, checked, and kept. Safe for
 // concurrent use; concurrent finds may fetch the same node.
@@ -8,20 +11,29 @@ type Body struct {
 	h *Header
 
 	mu    sync.Mutex
-	nodes map[int64][]Entry // by packOff
+	nodes map[nodeKey][]Entry
 }
 
-// maxNodes bounds the nodes kept: 4 MiB of index.
+// A nodeKey is all that a node was checked against: a damaged index could name one block as two nodes.
+type nodeKey struct {
+	Block
+	level int
+	want  Range
+}
+
+// maxNodes bounds the nodes kept: 5 MiB of memory.
 const maxNodes = 512
 
 // NewBody makes the body index of the pack with header h.
-func NewBody(h *Header) *Body { return &Body{h: h, nodes: make(map[int64][]Entry)} }
+func NewBody(h *Header) *Body { return &Body{h: h, nodes: make(map[nodeKey][]Entry)} }
 
 // Find returns the chunk that covers an image page. fetch returns the stored bytes of a block of the pack;
-// its error ends the search and is returned. A page outside the image, or in a pack without a body, is a
-// caller's mistake.
+// its error ends the search and is returned. A page outside the image is a caller's mistake.
 func (x *Body) Find(page int64, fetch func(what string, b Block) ([]byte, error)) (Entry, error) {
 	b, want := x.h.BodyRoot, Range{0, x.h.ImageSize / PageSize}
+	if page < 0 || page >= want.Pages {
+		return Entry{}, fmt.Errorf("BUG: page %d of an image of %d pages", page, want.Pages)
+	}
 	for level := x.h.BodyDepth - 1; ; level-- {
 		entries, err := x.node(b, level, want, fetch)
 		if err != nil {
@@ -36,11 +48,11 @@ func (x *Body) Find(page int64, fetch func(what string, b Block) ([]byte, error)
 }
 
 func (x *Body) node(b Block, level int, want Range, fetch func(string, Block) ([]byte, error)) ([]Entry, error) {
+	key := nodeKey{b, level, want}
 	x.mu.Lock()
-	entries, ok := x.nodes[b.PackOff]
+	entries, ok := x.nodes[key]
 	x.mu.Unlock()
-	// A damaged index could name one block as two different nodes.
-	if ok && entries[0].Page == want.Page && entries[len(entries)-1].Page+entries[len(entries)-1].Pages == want.Page+want.Pages {
+	if ok {
 		return entries, nil
 	}
 	raw, err := fetch("body index node", b)
@@ -57,7 +69,7 @@ func (x *Body) node(b Block, level int, want Range, fetch func(string, Block) ([
 	if len(x.nodes) >= maxNodes {
 		clear(x.nodes)
 	}
-	x.nodes[b.PackOff] = entries
+	x.nodes[key] = entries
 	x.mu.Unlock()
 	return entries, nil
 }

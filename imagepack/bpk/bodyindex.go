@@ -99,6 +99,14 @@ func NodeCounts(n int) []int {
 	return out
 }
 
+// RootLen returns the stored bytes of the root node of an index of n chunks.
+func RootLen(n int) int64 {
+	if c := NodeCounts(n); len(c) > 1 {
+		n = c[len(c)-2]
+	}
+	return int64(n * entrySize)
+}
+
 // BuildTree encodes the index of the chunks: every level but the root is handed to write, which stores it
 // and returns its packOff; the root's bytes are returned. It is empty for no chunks.
 func BuildTree(chunks []Entry, write func(node []byte) (packOff int64, err error)) (root []byte, depth int, err error) {

@@ -148,8 +148,11 @@ func (x *BootIndex) finish() {
 }
 
 // Encode returns the stored form of the index: the length of the compressed table (4 bytes), the table,
-// the digests of the chunks.
+// the digests of the chunks. An index over the limits of the format is an error.
 func (x *BootIndex) Encode() ([]byte, error) {
+	if len(x.Ranges) > MaxBootRanges {
+		return nil, fmt.Errorf("a boot order of %d ranges: a pack holds %d at most", len(x.Ranges), MaxBootRanges)
+	}
 	var t []byte
 	t = binary.AppendUvarint(t, uint64(len(x.Ranges)))
 	prev := int64(0)
@@ -178,6 +181,9 @@ func (x *BootIndex) Encode() ([]byte, error) {
 	for _, c := range x.Chunks {
 		out = append(out, c.SHA256[:]...)
 	}
+	if len(out) > MaxIndexLen {
+		return nil, fmt.Errorf("a boot index of %d bytes: a pack holds %d at most", len(out), MaxIndexLen)
+	}
 	return out, nil
 }
 
@@ -193,7 +199,7 @@ func DecodeBootIndex(h *Header, b []byte) (*BootIndex, error) {
 	if zlen > int64(len(b)-4) {
 		return nil, bad("table of %d bytes in %d", zlen, len(b)-4)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(4*MaxIndexLen), zstd.WithDecoderLowmem(true))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxTableLen), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +210,7 @@ func DecodeBootIndex(h *Header, b []byte) (*BootIndex, error) {
 	}
 	digests := b[4+zlen:]
 	r := varints{b: t}
-	n := r.uint(uint64(len(t)))
+	n := r.uint(min(MaxBootRanges, uint64(len(t))/2))
 	x := &BootIndex{Ranges: make([]Range, 0, n)}
 	imagePages, prev, total := h.ImageSize/PageSize, int64(0), int64(0)
 	for range n {
@@ -256,7 +262,8 @@ func (x *BootIndex) decodeChunks(h *Header, r *varints, digests []byte) error {
 		x.AddChunk(b, pages, newFrame, byte(flags>>1))
 		packOff, total = packOff+length, total+int64(pages)
 	}
-	if packOff != end || total != h.BootPages || len(r.b) != 0 {
+	// Bytes of the table behind this are of a later minor version.
+	if packOff != end || total != h.BootPages {
 		return fmt.Errorf("chunks do not fill the boot zone")
 	}
 	return nil

@@ -31,7 +31,8 @@ func NewBootDecoder() (*BootDecoder, error) {
 func (d *BootDecoder) Close() { d.dec.Close() }
 
 // Decode appends the pages of chunk c, in boot order, to dst. stored are its bytes in the pack; they are
-// checked against the chunk's digest first. After an error the frame must be started anew.
+// checked against the chunk's digest first. After an error the frame must be started anew, unless only the
+// digest was wrong: then the chunk may be handed over again.
 func (d *BootDecoder) Decode(dst []byte, x *BootIndex, c *BootChunk, stored []byte) ([]byte, error) {
 	what := fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1)
 	if err := CheckBlock(what, c.Block, stored); err != nil {
@@ -98,7 +99,8 @@ func NewBodyDecoder(n int) (*BodyDecoder, error) {
 func (d *BodyDecoder) Close() { d.dec.Close() }
 
 // Decode returns the bytes of a body chunk: its cold pages (BootIndex.ColdRanges) in image order. stored
-// are its bytes in the pack, checked against its digest first. The result may be stored itself.
+// are its bytes in the pack, checked against its digest first. The result may be stored itself. A chunk of
+// CodecZero stands for zeros and has nothing to decode: it must not be handed over.
 func (d *BodyDecoder) Decode(e *Entry, stored []byte, coldPages int64) ([]byte, error) {
 	what := fmt.Sprintf("body chunk of pages %d to %d", e.Page, e.Page+e.Pages-1)
 	if err := CheckBlock(what, e.Block, stored); err != nil {

@@ -23,6 +23,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Constants of the format.
@@ -35,10 +36,21 @@ const (
 	entrySize   = 64   // bytes of a body index entry
 )
 
+// Feature bits of Header.Features. A reader refuses a pack with a bit of RefuseFeatures that it does not
+// know, and ignores the other bits that it does not know. Format 1.0 defines none.
+const (
+	RefuseFeatures = 0xffff
+	knownFeatures  = 0
+)
+
 // Limits that a reader enforces before it allocates.
 const (
 	MaxImageSize    = 1 << 43  // 8 TiB
-	MaxIndexLen     = 16 << 20 // stored bytes of the boot index
+	MaxIndexLen     = 16 << 20 // stored bytes of the boot index, or of the info
+	MaxHeadLen      = 32 << 20 // bytes of the pack before the boot zone
+	MaxBootRanges   = 1 << 20  // ranges in the boot index
+	maxTableLen     = 32 << 20 // bytes of the boot index's table, decompressed
+	maxDepth        = 6        // levels of the body index
 	MaxChunkPages   = 256      // 1 MiB of image in a chunk
 	MaxWindow       = 8 << 20  // zstd window of a boot frame
 	MaxFramePages   = 16384    // 64 MiB of image in a boot frame
@@ -50,10 +62,16 @@ var magic = [8]byte{'B', 'P', 'K', 'I', 'M', 'G', '\r', '\n'}
 // ErrNotPack tells that the bytes are not the start of a pack.
 var ErrNotPack = errors.New("not a bootprof pack")
 
-// A VersionError tells that the pack is of a format newer than this reader.
-type VersionError struct{ Major, Minor uint16 }
+// A VersionError tells that the pack is of a format, or uses a feature of it, that this reader does not know.
+type VersionError struct {
+	Major, Minor uint16
+	Features     uint32 // the unknown bits of RefuseFeatures; 0 if it is the major version that differs
+}
 
 func (e *VersionError) Error() string {
+	if e.Features != 0 {
+		return fmt.Sprintf("pack format %d.%d with features %#x that this bootprof does not know: update bootprof", e.Major, e.Minor, e.Features)
+	}
 	return fmt.Sprintf("pack format %d.%d: this bootprof reads format %d: update bootprof", e.Major, e.Minor, Major)
 }
 
@@ -79,13 +97,14 @@ type Block struct {
 // A Header is the first HeaderSize bytes of a pack. Written once, read-only afterwards.
 type Header struct {
 	Major, Minor uint16
+	Features     uint32   // see RefuseFeatures
 	ImageSize    int64    // bytes, a multiple of PageSize
 	ImageSHA256  [32]byte // of the whole image
 	PackSize     int64    // bytes of the whole pack file
-	Filesystem   string   // of the image, at most 15 bytes: "erofs", "squashfs", "ext4", "" if unknown
+	Filesystem   string   // of the image, at most 15 of a-z 0-9 . _ -: "erofs", "ext4", ...; "" if unknown
 	BootIndex    Block
 	BodyRoot     Block // root node of the body index
-	BodyDepth    int   // levels of the body index: 1 if the root is a leaf, 0 if there is no body
+	BodyDepth    int   // levels of the body index: 1 if the root is a leaf, 0 if the image is empty
 	Boot         Block // the boot zone; its SHA256 is unused and zero
 	BootPages    int64 // pages in the boot zone
 	Info         Block // JSON about how the pack was made; Len 0 if there is none
@@ -109,6 +128,7 @@ func (h *Header) Encode() []byte {
 	putBlock(b[224:], h.Info)
 	le.PutUint64(b[272:], uint64(h.BootPages))
 	le.PutUint32(b[280:], uint32(h.BodyDepth))
+	le.PutUint32(b[284:], h.Features)
 	sum := sha256.Sum256(b[:HeaderSize-32])
 	copy(b[HeaderSize-32:], sum[:])
 	return b
@@ -142,12 +162,16 @@ func DecodeHeader(b []byte) (*Header, error) {
 	}
 	b = b[:HeaderSize]
 	le := binary.LittleEndian
-	h := &Header{Major: le.Uint16(b[8:]), Minor: le.Uint16(b[10:])}
-	if h.Major != Major {
-		return nil, &VersionError{h.Major, h.Minor}
-	}
+	// The checksum lies in the same place in every major version: damage does not look like a new version.
 	if sum := sha256.Sum256(b[:HeaderSize-32]); !bytes.Equal(sum[:], b[HeaderSize-32:]) {
 		return nil, &CorruptError{"header", 0, "wrong checksum"}
+	}
+	h := &Header{Major: le.Uint16(b[8:]), Minor: le.Uint16(b[10:]), Features: le.Uint32(b[284:])}
+	if h.Major != Major {
+		return nil, &VersionError{Major: h.Major, Minor: h.Minor}
+	}
+	if unknown := h.Features & RefuseFeatures &^ knownFeatures; unknown != 0 {
+		return nil, &VersionError{h.Major, h.Minor, unknown}
 	}
 	if p := le.Uint32(b[12:]); p != PageSize {
 		return nil, &CorruptError{"header", 12, fmt.Sprintf("pages of %d bytes", p)}
@@ -159,7 +183,10 @@ func DecodeHeader(b []byte) (*Header, error) {
 	h.BootIndex, h.BodyRoot, h.Boot, h.Info = getBlock(b[80:]), getBlock(b[128:]), getBlock(b[176:]), getBlock(b[224:])
 	h.BootPages = int64(le.Uint64(b[272:]))
 	h.BodyDepth = int(le.Uint32(b[280:]))
-	return h, h.check()
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 func (h *Header) check() error {
@@ -170,10 +197,21 @@ func (h *Header) check() error {
 	if h.PackSize < HeaderSize {
 		return bad("pack of %d bytes", h.PackSize)
 	}
-	for _, k := range []Block{h.BootIndex, h.BodyRoot, h.Boot, h.Info} {
-		if k.PackOff < 0 || k.Len < 0 || k.PackOff > h.PackSize || k.Len > h.PackSize-k.PackOff {
-			return bad("block [%d +%d) outside the pack", k.PackOff, k.Len)
+	if strings.Trim(h.Filesystem, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" || len(h.Filesystem) > 15 {
+		return bad("file system %q", h.Filesystem)
+	}
+	next := int64(HeaderSize)
+	for _, k := range []Block{h.BootIndex, h.BodyRoot, h.Boot} { // in this order in the pack, gaps allowed
+		if k.Len < 0 || k.PackOff < next || k.PackOff > h.PackSize || k.Len > h.PackSize-k.PackOff {
+			return bad("block [%d +%d) outside the pack or out of order", k.PackOff, k.Len)
 		}
+		next = k.PackOff + k.Len
+	}
+	if h.Boot.PackOff > MaxHeadLen {
+		return bad("the boot zone begins at byte %d", h.Boot.PackOff)
+	}
+	if k := h.Info; k.Len != 0 && (k.Len < 0 || k.PackOff < next || k.PackOff > h.PackSize || k.Len > h.PackSize-k.PackOff) {
+		return bad("info [%d +%d) outside the pack", k.PackOff, k.Len)
 	}
 	if h.BootIndex.Len > MaxIndexLen || h.Info.Len > MaxIndexLen || h.BodyRoot.Len > NodeEntries*entrySize {
 		return bad("index larger than its limit")
@@ -181,7 +219,7 @@ func (h *Header) check() error {
 	if h.BootPages < 0 || h.BootPages > h.ImageSize/PageSize {
 		return bad("%d boot pages", h.BootPages)
 	}
-	if h.BodyDepth < 0 || h.BodyDepth > 6 || (h.BodyDepth == 0) != (h.BodyRoot.Len == 0) {
+	if h.BodyDepth < 0 || h.BodyDepth > maxDepth || (h.BodyDepth == 0) != (h.BodyRoot.Len == 0) || (h.BodyDepth == 0) != (h.ImageSize == 0) {
 		return bad("body index of depth %d", h.BodyDepth)
 	}
 	return nil

@@ -37,8 +37,10 @@ func Open(r io.ReaderAt, size int64) (*Pack, error) {
 	if err := CheckBlock("boot index", h.BootIndex, raw); err != nil {
 		return nil, err
 	}
-	p.Boot, err = DecodeBootIndex(h, raw)
-	return p, err
+	if p.Boot, err = DecodeBootIndex(h, raw); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // block reads the stored bytes of a block, unchecked.
@@ -88,6 +90,9 @@ type Part struct {
 // then the body in image order. Each image byte comes once. Every digest of the pack is checked, so a nil
 // error means that the pack is whole, save for the digest of the assembled image.
 func (p *Pack) Decode(ctx context.Context, f func(Part) error) error {
+	if _, err := p.Info(); err != nil {
+		return err
+	}
 	if err := p.decodeBoot(ctx, f); err != nil {
 		return err
 	}
@@ -162,7 +167,8 @@ func emit(rs []Range, data []byte, f func(Part) error) error {
 	return nil
 }
 
-// Extract writes the image to w, which must read as zeros where nothing is written (a new file), and
+// Extract writes the image to w, which must read as zeros where nothing is written (a new file of the
+// image's size: zeros at its end are not written either), and
 // compares its SHA-256 by reading it back from r, which must show what was written to w.
 func (p *Pack) Extract(ctx context.Context, w io.WriterAt, r io.ReaderAt) error {
 	err := p.Decode(ctx, func(part Part) error {

@@ -1,0 +1,239 @@
+// Package bench measures how long a machine takes from nothing to booted when its image comes in different ways.
+//
+// A way brings a root directory about: from the local disk, by fetching the whole image first, or by mounting a pack
+// over the link. A run is one boot by one way: caches are dropped, a fresh link and web server are made, the clock
+// starts, the way makes its directory ready, systemd boots from it in the namespace lab, and the clock stops at the
+// boot marker. Rounds alternate the ways, so that a machine that becomes slower slows all of them; the figures are
+// medians.
+//
+// Equal conditions: before each run the page cache is dropped and then filled again with what is not measured, which
+// are the programs on the host's disk and the file that the web server sends.
+//
+// Traps. After each run nothing of it may be left (a mount, a loop device, a process in the link's namespace): the
+// measurement fails if there is, as the next run would not be equal, and as a client that leaves something is broken.
+// The link emulator takes its processor time from the same cores; the report has it.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"bootprof/bench/lab"
+	"bootprof/bench/link"
+	"bootprof/bench/serve"
+)
+
+// Config says what to measure.
+type Config struct {
+	Link     link.Params
+	Ways     []Way
+	Rounds   int         // of all ways; at least 1
+	Lab      lab.Options // how to boot
+	Warm     []string    // programs to hold in the page cache, names or paths
+	Progress io.Writer   // gets one line per run; nil for none
+}
+
+// A Way makes a root directory ready to boot from.
+type Way struct {
+	Name   string
+	Served string // file that the web server offers, "" if none
+	Rounds int    // leave the way out of later rounds; 0 is in all of them
+	// Open starts the client and returns when Run.Dir is the root directory. It sets what Close and Sample need.
+	Open func(ctx context.Context, r *Run) error
+	// Sample takes the client's figures at the boot marker, with the guest running. May be nil.
+	Sample func(ctx context.Context, r *Run) error
+	// Close ends what Open started, as a user would.
+	Close func(r *Run) error
+}
+
+// A Run is one boot while it is measured.
+type Run struct {
+	Dir  string // an empty directory at first: the root, or where to make it
+	Work string // a directory for other files, removed afterwards
+	URL  string // of the way's Served file
+	Link *link.Link
+	Result
+
+	client *client // see bootprof.go; nil in other ways
+}
+
+// A Result has the figures of one run. A figure that a way does not have is zero.
+type Result struct {
+	Way         string   `json:"way"`
+	Round       int      `json:"round"`
+	Total       float64  `json:"total_s"`      // seconds from the start of the client to the boot marker
+	Ready       float64  `json:"ready_s"`      // of these, until the root directory was there
+	LinkBytes   int64    `json:"link_bytes"`   // IP packets that arrived until the marker, both directions
+	BodyBytes   int64    `json:"body_bytes"`   // of HTTP answers to requests begun until the marker
+	GETs        int      `json:"gets"`         // begun until the marker
+	HTTPErrors  int      `json:"http_errors"`  // answers of 400 and above
+	ClientRSS   int64    `json:"client_rss"`   // bytes, peak
+	ClientCPU   float64  `json:"client_cpu_s"` // seconds
+	LinkCPU     float64  `json:"link_cpu_s"`   // seconds of the emulator
+	LinkDropped int64    `json:"link_dropped"` // packets that found the queue full, both directions
+	LinkLate    float64  `json:"link_late_s"`  // the most that the emulator was late with a packet, seconds
+	Misses      int64    `json:"misses"`       // reads that the client had to answer from the network on demand
+	HasMisses   bool     `json:"has_misses"`   // whether Misses is known
+	Reads       int64    `json:"reads"`        // reads that the kernel's page cache could not answer
+	Stalled     float64  `json:"stalled_s"`    // seconds that readers waited, summed
+	Hot         float64  `json:"hot_s"`        // seconds from the client's start until all boot pages were there; 0: not yet
+	Failed      []string `json:"failed_units"` // units of the guest that did not start
+	Leftovers   []string `json:"leftovers"`    // what the run left behind; an error
+}
+
+// Measure runs all rounds. On an error it returns what was measured until then as well.
+func Measure(ctx context.Context, c Config) ([]Result, error) {
+	if c.Rounds < 1 || len(c.Ways) == 0 {
+		return nil, fmt.Errorf("measuring %d rounds of %d ways: want at least one of each", c.Rounds, len(c.Ways))
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	var results []Result
+	for round := 1; round <= c.Rounds; round++ {
+		for _, w := range c.Ways {
+			if ctx.Err() != nil {
+				return results, context.Cause(ctx)
+			}
+			if w.Rounds > 0 && round > w.Rounds {
+				continue
+			}
+			r, err := c.once(ctx, w)
+			if err != nil {
+				return results, fmt.Errorf("round %d of %s: %w", round, w.Name, err)
+			}
+			r.Round = round
+			results = append(results, r)
+			fmt.Fprintf(c.Progress, "round %d/%d %-10s %6.2f s  %6.1f MB\n", round, c.Rounds, w.Name, r.Total,
+				float64(r.LinkBytes)/1e6)
+		}
+	}
+	return results, nil
+}
+
+// once makes one run.
+func (c Config) once(ctx context.Context, w Way) (res Result, err error) {
+	work, err := os.MkdirTemp("", "bench-run-")
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	r := &Run{Dir: filepath.Join(work, "root"), Work: work, Result: Result{Way: w.Name}}
+	if err := os.Mkdir(r.Dir, 0o755); err != nil {
+		return res, err
+	}
+	if err := prepareCaches(w.Served, c.Warm); err != nil {
+		return res, err
+	}
+	if r.Link, err = link.Open(c.Link); err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, r.Link.Close()) }()
+	var server *serve.Server
+	if w.Served != "" {
+		if server, err = serveFile(r, w.Served); err != nil {
+			return res, err
+		}
+		defer func() { err = errors.Join(err, server.Close()) }()
+	}
+	if err := c.boot(ctx, w, r, server); err != nil {
+		return res, err
+	}
+	return r.Result, nil
+}
+
+// boot is the measured part, and the end of it.
+func (c Config) boot(ctx context.Context, w Way, r *Run, server *serve.Server) (err error) {
+	closed := false
+	closeWay := func() error {
+		if closed {
+			return nil
+		}
+		closed = true
+		return w.Close(r)
+	}
+	defer func() { err = errors.Join(err, closeWay()) }()
+
+	defer link.HoldGC()()
+	linkBefore := r.Link.Stats()
+	started := time.Now()
+	if err := w.Open(ctx, r); err != nil {
+		return err
+	}
+	ready := time.Now()
+	guest, err := lab.Start(ctx, r.Dir, c.Lab)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, guest.Stop()) }()
+	booted := ready.Add(guest.Booted)
+	r.countLink(linkBefore)
+	if w.Sample != nil {
+		if err := w.Sample(ctx, r); err != nil {
+			return err
+		}
+	}
+	r.Ready, r.Total = ready.Sub(started).Seconds(), booted.Sub(started).Seconds()
+	if err := guest.Stop(); err != nil {
+		return err
+	}
+	r.Failed = guest.Failed
+	if err := closeWay(); err != nil {
+		return err
+	}
+	if r.Leftovers, err = leftovers(r); err != nil {
+		return err
+	}
+	if len(r.Leftovers) > 0 {
+		return fmt.Errorf("left behind: %q", r.Leftovers)
+	}
+	if server != nil {
+		// All requests have ended with the client, so those under way at the marker are in the log, too.
+		s, err := server.Stats(started, booted)
+		if err != nil {
+			return err
+		}
+		r.GETs, r.BodyBytes, r.HTTPErrors = s.GETs, s.BodyBytes, s.Errors
+	}
+	return nil
+}
+
+// countLink takes the link's figures.
+func (r *Run) countLink(before link.Stats) {
+	s := r.Link.Stats().Sub(before)
+	r.LinkBytes = s.Down.Bytes + s.Up.Bytes
+	r.LinkDropped = s.Down.Dropped + s.Up.Dropped
+	r.LinkCPU, r.LinkLate = s.CPU.Seconds(), s.Late.Seconds()
+}
+
+// serveFile starts the web server with the one file at the link's far end.
+func serveFile(r *Run, file string) (*serve.Server, error) {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Join(r.Work, "www")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return nil, err
+	}
+	name := filepath.Base(file)
+	if err := os.Symlink(abs, filepath.Join(root, name)); err != nil {
+		return nil, err
+	}
+	s, err := serve.Start(serve.Options{
+		Root:  root,
+		Addr:  r.Link.ServerIP,
+		Start: r.Link.Server.Start,
+		Probe: func() error { return r.Link.Server.Probe(r.Link.ServerIP, 8080) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.URL = s.URL(name)
+	return s, nil
+}

@@ -1,0 +1,158 @@
+// Command bench boots systemd from an image that comes in different ways and prints how long each takes, from nothing to
+// booted:
+//
+//	bench --local IMAGE --fetch SQUASHFS --plain-pack PACK --pack PACK --run RUN [--link 100mbit/20ms] [--rounds 5]
+//
+// Each of the four ways is measured if its file is given; the first one is the baseline of the ratios. The runs must be
+// recorded on the plain pack. --check measures the emulated link instead. It needs root. The table goes to stdout, progress
+// to stderr. Exit codes: 0 measured, 1 something failed, 2 wrong flags.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"bootprof/bench"
+	"bootprof/bench/lab"
+	"bootprof/bench/link"
+)
+
+type flags struct {
+	local, localSquashfs, fetch, plainPack, pack string
+	runs                                         []string
+	bootprof, target, markdown, json             string
+	link                                         link.Params
+	rounds, fetchRounds                          int
+	timeout                                      time.Duration
+	check                                        bool
+}
+
+func main() {
+	lab.RunStage()
+	f := flags{link: link.Params{Bits: 100e6, RTT: 20 * time.Millisecond}}
+	flag.StringVar(&f.local, "local", "", "way local: file system image on the local `FILE`; the baseline")
+	flag.StringVar(&f.localSquashfs, "local-squashfs", "", "way local-sqfs: squashfs on the local `FILE`")
+	flag.StringVar(&f.fetch, "fetch", "", "way fetch-all: image `FILE` that is fetched whole")
+	flag.StringVar(&f.plainPack, "plain-pack", "", "way on-demand: pack `FILE` made without a profile")
+	flag.StringVar(&f.pack, "pack", "", "way bootprof: pack `FILE` made with profiles")
+	flag.Func("run", "recorded run `FILE`, for the lower bound; may be repeated", func(s string) error {
+		f.runs = append(f.runs, s)
+		return nil
+	})
+	flag.StringVar(&f.bootprof, "bootprof", "bootprof", "bootprof `BINARY` to measure")
+	flag.Func("link", "`BANDWIDTH/RTT[/LOSS%]` of the link (default 100mbit/20ms)", func(s string) (err error) {
+		f.link, err = link.Parse(s)
+		return err
+	})
+	flag.IntVar(&f.rounds, "rounds", 5, "rounds of all ways")
+	flag.IntVar(&f.fetchRounds, "fetch-rounds", 0, "rounds of fetch-all, which is slow and varies little; 0: all")
+	flag.StringVar(&f.target, "target", "multi-user.target", "systemd `UNIT` to boot to")
+	flag.DurationVar(&f.timeout, "timeout", 5*time.Minute, "of one boot")
+	flag.StringVar(&f.markdown, "markdown", "", "write the table as Markdown to `FILE`")
+	flag.StringVar(&f.json, "json", "", "write all figures of all runs to `FILE`")
+	flag.BoolVar(&f.check, "check", false, "measure the emulated link and end")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %q: all arguments are flags\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if err := run(ctx, f); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags) error {
+	if os.Getuid() != 0 {
+		return errors.New("needs root: it mounts images and makes network namespaces")
+	}
+	check, err := checkLink(ctx, f.link)
+	if err != nil || f.check {
+		return err
+	}
+	c := bench.Config{Link: f.link, Rounds: f.rounds, Lab: lab.Options{Target: f.target, Timeout: f.timeout}, Progress: os.Stderr,
+		Warm: []string{"mount", "umount"}}
+	report := bench.Report{Link: f.link.String(), Check: check.String(), Rounds: f.rounds}
+	if f.local != "" {
+		c.Ways = append(c.Ways, bench.Local("local", f.local))
+	}
+	if f.localSquashfs != "" {
+		c.Ways = append(c.Ways, bench.Local("local-sqfs", f.localSquashfs))
+	}
+	if f.fetch != "" {
+		way := bench.FetchAll("fetch-all", f.fetch)
+		way.Rounds = f.fetchRounds
+		c.Ways = append(c.Ways, way)
+		c.Warm = append(c.Warm, "curl")
+	}
+	if f.plainPack != "" {
+		c.Ways = append(c.Ways, bench.Mounted("on-demand", f.bootprof, f.plainPack))
+	}
+	if f.pack != "" {
+		c.Ways = append(c.Ways, bench.Mounted("bootprof", f.bootprof, f.pack))
+	}
+	if f.pack != "" || f.plainPack != "" {
+		c.Warm = append(c.Warm, f.bootprof)
+	}
+	if len(c.Ways) == 0 {
+		return errors.New("nothing to measure: give --local, --fetch, --plain-pack or --pack")
+	}
+	report.Baseline = c.Ways[0].Name
+	if len(f.runs) > 0 {
+		bound, err := bench.LowerBound(ctx, f.bootprof, f.runs, f.plainPack, f.link)
+		if err != nil {
+			return err
+		}
+		report.Bound = &bound
+	}
+	report.Results, err = bench.Measure(ctx, c)
+	if len(report.Results) == 0 {
+		return err
+	}
+	report.Describe()
+	report.Summary = bench.Summarize(report.Results, report.Baseline)
+	return errors.Join(err, report.WriteText(os.Stdout), writeFile(f.markdown, report.WriteMarkdown),
+		writeFile(f.json, report.WriteJSON))
+}
+
+// checkLink measures an idle link; one that is not what it says would make every figure wrong.
+func checkLink(ctx context.Context, p link.Params) (link.CheckResult, error) {
+	l, err := link.Open(p)
+	if err != nil {
+		return link.CheckResult{}, err
+	}
+	defer l.Close()
+	fmt.Fprintln(os.Stderr, "link", l)
+	r, err := l.Check(ctx, max(2*time.Second, 60*p.RTT))
+	if err != nil {
+		return r, err
+	}
+	fmt.Fprintln(os.Stderr, "link check:", r)
+	return r, r.Err(p.Loss)
+}
+
+// writeFile writes a result file, whole or not at all.
+func writeFile(name string, write func(io.Writer) error) error {
+	if name == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".tmp*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
