@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/zopt"
 	"bootprof/profiles"
 )
 
@@ -44,41 +45,6 @@ func chunkSizes(n, zonePages int, firstFrame bool) []int {
 	return out
 }
 
-// A frameEncoder compresses the chunks of one zstd frame. What it has returned up to a chunk suffices to
-// decode that chunk. Not safe for concurrent use.
-type frameEncoder interface {
-	chunk(src []byte, last bool) ([]byte, error)
-}
-
-// flushEncoder is a frameEncoder on the library's streaming encoder.
-type flushEncoder struct {
-	buf bytes.Buffer
-	enc *zstd.Encoder
-}
-
-func newFlushEncoder() (frameEncoder, error) {
-	e := &flushEncoder{}
-	enc, err := zstd.NewWriter(&e.buf, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(bpk.MaxWindow), zstd.WithEncoderCRC(false))
-	e.enc = enc
-	return e, err
-}
-
-func (e *flushEncoder) chunk(src []byte, last bool) ([]byte, error) {
-	e.buf.Reset()
-	if _, err := e.enc.Write(src); err != nil {
-		return nil, err
-	}
-	end := e.enc.Flush
-	if last {
-		end = e.enc.Close
-	}
-	if err := end(); err != nil {
-		return nil, err
-	}
-	return bytes.Clone(e.buf.Bytes()), nil
-}
-
 // A zoneChunk is a compressed chunk of the boot zone.
 type zoneChunk struct {
 	stored []byte
@@ -104,14 +70,14 @@ func encodeFrame(img io.ReaderAt, ranges []bpk.Range, sizes []int) (zoneFrame, e
 	if filtered := filterX86(data, ranges); filterHelps(data, filtered) {
 		data, f.filter = filtered, bpk.FilterX86
 	}
-	enc, err := newFlushEncoder()
+	enc, err := zopt.NewEncoder(zopt.Options{WindowSize: bpk.MaxWindow})
 	if err != nil {
 		return zoneFrame{}, err
 	}
 	for i, pages := range sizes {
 		src := data[:pages*bpk.PageSize]
 		data = data[len(src):]
-		stored, err := enc.chunk(src, i == len(sizes)-1)
+		stored, err := enc.Chunk(nil, src, i == len(sizes)-1)
 		if err != nil {
 			return zoneFrame{}, err
 		}
@@ -274,9 +240,11 @@ func CompressedSizes(img io.ReaderAt, ranges []profiles.Range) ([]int64, error) 
 	pages := make([]bpk.Range, len(ranges))
 	total := int64(0)
 	for i, r := range ranges {
-		first := r.ImageOff / bpk.PageSize
-		pages[i] = bpk.Range{Page: first, Pages: (r.ImageOff+r.Len+bpk.PageSize-1)/bpk.PageSize - first}
-		total += pages[i].Pages
+		if r.Len > 0 {
+			first := r.ImageOff / bpk.PageSize
+			pages[i] = bpk.Range{Page: first, Pages: (r.ImageOff+r.Len+bpk.PageSize-1)/bpk.PageSize - first}
+			total += pages[i].Pages
+		}
 	}
 	frames, err := encodeZone(context.Background(), wholePages{img}, pages, runtime.GOMAXPROCS(0), func(int64) {})
 	if err != nil {
