@@ -89,3 +89,23 @@ func topFiles(runs []*profiles.Run, n int) []FileReport {
 	})
 	return out[:min(len(out), max(n, 0))]
 }
+
+// scaleTo returns run with all its times multiplied such that the boot ends at bootTime.
+func scaleTo(run *profiles.Run, bootTime time.Duration) *profiles.Run {
+	end, _ := until(run)
+	if end <= 0 {
+		return run
+	}
+	f := float64(bootTime) / float64(end)
+	out := *run
+	out.Touches = slices.Clone(run.Touches)
+	for i := range out.Touches {
+		out.Touches[i].At = time.Duration(float64(out.Touches[i].At) * f)
+	}
+	out.Marks = slices.Clone(run.Marks)
+	for i := range out.Marks {
+		out.Marks[i].At = time.Duration(float64(out.Marks[i].At) * f)
+	}
+	out.Header.Duration = int64(float64(run.Header.Duration) * f)
+	return &out
+}

@@ -19,6 +19,11 @@ type AnalyzeOptions struct {
 	Parallel    int // n, requests in flight, for coalescing and segment size; default DefaultParallel
 	TopFiles    int // how many files to list; default 10, negative none
 
+	// BootTime is what the boot takes from a local disk, if that is known. Recording answers every page by
+	// itself and makes the boot slower; the times of every run are scaled so that it ends then. 0: as
+	// recorded.
+	BootTime time.Duration
+
 	// CompressedSize, if set, measures the image: wire bytes up to and including each range, compressed in
 	// the order given. It is called once, with the touches of the plan. Without it sizes are image bytes.
 	CompressedSize func(ranges []profiles.Range) (cumulative []int64, err error)
@@ -111,6 +116,13 @@ func Analyze(runs []*profiles.Run, links []Link, opts AnalyzeOptions) (*Report, 
 	}
 	if opts.TopFiles == 0 {
 		opts.TopFiles = 10
+	}
+	if opts.BootTime > 0 {
+		scaled := make([]*profiles.Run, len(runs))
+		for i, r := range runs {
+			scaled[i] = scaleTo(r, opts.BootTime)
+		}
+		runs = scaled
 	}
 	plan, over, err := merge(runs, opts.Merge)
 	if err != nil {

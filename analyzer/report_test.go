@@ -279,3 +279,34 @@ func TestAnalyzeErrors(t *testing.T) {
 		t.Errorf("mixed runs: %v", err)
 	}
 }
+
+// Scaled to another boot time, the bound keeps its distance from the boot's end where the link does not bind.
+func TestAnalyzeBootTime(t *testing.T) {
+	run := func() []*profiles.Run {
+		r := &profiles.Run{Header: profiles.Header{ImageSize: 100 * page, Method: "fuse-direct", End: "until"}}
+		r.Touches = []profiles.Touch{{At: 0, ImageOff: 0, Len: page}, {At: 2 * time.Second, ImageOff: 50 * page, Len: page}}
+		r.Marks = []profiles.Mark{{At: 4 * time.Second, Name: "until"}}
+		return []*profiles.Run{r}
+	}
+	link := Link{BitsPerSecond: 1e9, RTT: 10 * time.Millisecond}
+	for _, boot := range []time.Duration{0, time.Second, 8 * time.Second} {
+		runs := run()
+		rep, err := Analyze(runs, []Link{link}, AnalyzeOptions{BootTime: boot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := boot
+		if boot == 0 {
+			want = 4 * time.Second
+		}
+		if got := rep.CPUSeconds; got != want.Seconds() {
+			t.Errorf("boot time %v: %v s of CPU, want %v", boot, got, want)
+		}
+		if over := rep.Links[0].BoundSeconds - want.Seconds(); over < 0.019 || over > 0.021 {
+			t.Errorf("boot time %v: bound %v s, want two round trips more than the boot", boot, rep.Links[0].BoundSeconds)
+		}
+		if runs[0].Marks[0].At != 4*time.Second {
+			t.Error("the caller's run was changed")
+		}
+	}
+}

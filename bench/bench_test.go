@@ -245,7 +245,7 @@ func TestReport(t *testing.T) {
 	if !strings.Contains(md.String(), row) {
 		t.Errorf("Markdown lacks %s:\n%s", row, &md)
 	}
-	for _, want := range []string{"T_lb 0.90 s", "4.0 MB", "x.service", "1 rounds"} {
+	for _, want := range []string{"T_lb 0.90 s", "4.00 MB", "x.service", "1 rounds"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("text lacks %q:\n%s", want, &text)
 		}

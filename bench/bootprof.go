@@ -108,23 +108,31 @@ type Bound struct {
 	By              string  `json:"bound_by"`       // what it is due to: "link" or "cpu"
 	SizesAre        string  `json:"link_sizes_are"` // which bytes were counted: "compressed" or "raw"
 	WorkingSetBytes int64   `json:"working_set_bytes"`
-	CompressedBytes int64   `json:"compressed_bytes"` // of the working set; 0 if not measured
+	CompressedBytes int64   `json:"compressed_bytes"`        // of the working set; 0 if not measured
+	Zstd19Bytes     int64   `json:"zstd19_bytes,omitempty"`  // of the working set as one stream of zstd -19; 0 if not measured
+	LocalSeconds    float64 `json:"local_seconds,omitempty"` // the boot time that recorded times were scaled to; 0: none
 	Pages           int64   `json:"pages"`
 }
 
 // LowerBound asks for the bound of a boot with these runs over the link. pack is the one they were recorded on, for the
-// compressed size of the pages; with "" the bound counts them uncompressed.
-func LowerBound(ctx context.Context, binary string, runs []string, pack string, p link.Params) (Bound, error) {
+// compressed size of the pages; with "" the bound counts them uncompressed. local is the time of a boot from local disk, to
+// which the recorded times are scaled: recording slows a boot. 0: as recorded.
+func LowerBound(ctx context.Context, binary string, runs []string, pack string, p link.Params, local time.Duration) (Bound, error) {
 	p.Loss = 0 // the bound knows none
 	args := append([]string{"analyze", "--json", "--link", p.String()}, runs...)
 	if pack != "" {
 		args = append(args, "--pack", pack)
 	}
+	if local > 0 {
+		args = append(args, "--boot-time", local.String())
+	}
 	out, err := exec.CommandContext(ctx, binary, args...).Output()
 	if err != nil {
 		return Bound{}, fmt.Errorf("%s %s: %w%s", binary, strings.Join(args, " "), err, stderrOf(err))
 	}
-	return parseBound(out)
+	b, err := parseBound(out)
+	b.LocalSeconds = local.Seconds()
+	return b, err
 }
 
 // parseBound reads the analysis, with the bound of its first link.

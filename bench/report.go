@@ -9,6 +9,9 @@ import (
 	"text/tabwriter"
 )
 
+// Trained is the name of the way that boots from a pack made with profiles.
+const Trained = "bootprof"
+
 // A Report is a whole measurement.
 type Report struct {
 	Link     string    `json:"link"`
@@ -121,16 +124,41 @@ func (r Report) rows() [][]string {
 	return rows
 }
 
+// boundNotes compare the trained way with what no client can beat.
+func (r Report) boundNotes() []string {
+	b := r.Bound
+	note := fmt.Sprintf("lower bound T_lb %.2f s (by %s; %s bytes", b.Seconds, b.By, b.SizesAre)
+	if b.LocalSeconds > 0 {
+		note += fmt.Sprintf("; recorded times scaled to a boot of %.2f s", b.LocalSeconds)
+	}
+	notes := []string{note + ")"}
+	note = fmt.Sprintf("the boot touches %d pages, %.1f MB", b.Pages, float64(b.WorkingSetBytes)/1e6)
+	if b.CompressedBytes > 0 {
+		note += fmt.Sprintf(", %.2f MB in the boot zone", float64(b.CompressedBytes)/1e6)
+	}
+	if b.Zstd19Bytes > 0 {
+		note += fmt.Sprintf(", %.2f MB as one stream of zstd -19", float64(b.Zstd19Bytes)/1e6)
+	}
+	notes = append(notes, note)
+	for _, s := range r.Summary {
+		if s.Way != Trained {
+			continue
+		}
+		note := fmt.Sprintf("%s: %.2f x T_lb, %.2f x max(%s, T_lb)", s.Way, s.Total/b.Seconds, s.Total/max(b.Seconds, b.LocalSeconds), r.Baseline)
+		if b.Zstd19Bytes > 0 {
+			note += fmt.Sprintf("; %.2f x the bytes of the zstd -19 stream over the link, headers of all protocols included", float64(s.LinkBytes)/float64(b.Zstd19Bytes))
+		}
+		note += fmt.Sprintf("; %.1f %% of the touched pages missed", 100*float64(s.Misses)/float64(b.Pages))
+		notes = append(notes, note)
+	}
+	return notes
+}
+
 // notes are the lines below the table.
 func (r Report) notes() []string {
 	var notes []string
-	if b := r.Bound; b != nil {
-		note := fmt.Sprintf("lower bound T_lb %.2f s (by %s; %s bytes)", b.Seconds, b.By, b.SizesAre)
-		if b.CompressedBytes > 0 {
-			note += fmt.Sprintf("; the profile's pages: %d, %.1f MB, as one zstd stream %.1f MB", b.Pages,
-				float64(b.WorkingSetBytes)/1e6, float64(b.CompressedBytes)/1e6)
-		}
-		notes = append(notes, note)
+	if r.Bound != nil {
+		notes = append(notes, r.boundNotes()...)
 	}
 	notes = append(notes, fmt.Sprintf("medians of %d rounds, ways alternating; ratio to %s; link %s", r.Rounds, r.Baseline, r.Link))
 	for _, s := range r.Summary {

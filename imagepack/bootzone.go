@@ -146,10 +146,10 @@ func filterHelps(plain, filtered []byte) bool {
 }
 
 // splitFrames cuts ranges into frames of at most framePages pages.
-func splitFrames(ranges []bpk.Range) [][]bpk.Range {
+func splitFrames(ranges []bpk.Range, framePages int64) [][]bpk.Range {
 	var out [][]bpk.Range
 	var cur []bpk.Range
-	room := int64(framePages)
+	room := framePages
 	for _, r := range ranges {
 		for r.Pages > 0 {
 			n := min(r.Pages, room)
@@ -166,13 +166,13 @@ func splitFrames(ranges []bpk.Range) [][]bpk.Range {
 	return out
 }
 
-// encodeZone compresses the boot zone, frames in parallel. All goroutines have ended when it returns; after
-// an error, or if ctx ends, that is when the frames in work are done. Memory: about 100 MiB per worker,
-// and the compressed zone.
-func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, workers int, progress func(pages int64)) ([]zoneFrame, error) {
+// encodeZone compresses the boot zone, frames of framePages in parallel. All goroutines have ended when it returns; after
+// an error, or if ctx ends, that is when the frames in work are done. Memory: 13 windows and two frames, 136 MiB, per
+// worker, what the garbage collector lets grow beside it, and the compressed zone.
+func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, framePages int64, workers int, progress func(pages int64)) ([]zoneFrame, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	frames := splitFrames(ranges)
+	frames := splitFrames(ranges, framePages)
 	total := 0
 	for _, r := range ranges {
 		total += int(r.Pages)
@@ -246,7 +246,7 @@ func CompressedSizes(img io.ReaderAt, ranges []profiles.Range) ([]int64, error) 
 			total += pages[i].Pages
 		}
 	}
-	frames, err := encodeZone(context.Background(), wholePages{img}, pages, runtime.GOMAXPROCS(0), func(int64) {})
+	frames, err := encodeZone(context.Background(), wholePages{img}, pages, framePages, runtime.GOMAXPROCS(0), func(int64) {})
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,9 @@ func pageRanges(imageSize int64, ranges []profiles.Range) []bpk.Range {
 	seen := make([]uint64, (imageSize/bpk.PageSize+63)/64)
 	var out []bpk.Range
 	for _, r := range ranges {
+		if r.Len <= 0 {
+			continue
+		}
 		end := min(imageSize, r.ImageOff+r.Len)
 		for p := max(0, r.ImageOff) / bpk.PageSize; p*bpk.PageSize < end; p++ {
 			if seen[p/64]&(1<<(p%64)) != 0 {

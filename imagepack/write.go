@@ -23,6 +23,8 @@ type WriteOptions struct {
 	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
 	ImageSHA256 [32]byte                          // of the image, if the caller knows it: another one is an error; zero: not known
 	Progress    func(doneBytes, totalBytes int64) // called from one goroutine at a time; may be nil
+
+	frame int64 // pages of a boot frame; 0: framePages. Tests make small frames
 }
 
 // Stats tell what was written, in bytes.
@@ -44,6 +46,9 @@ func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Sta
 	if opts.Workers <= 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)
 	}
+	if opts.frame == 0 {
+		opts.frame = framePages
+	}
 	if opts.BodyLevel == 0 {
 		opts.BodyLevel = zstd.SpeedBestCompression
 	}
@@ -63,7 +68,7 @@ func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Sta
 }
 
 // packWriter writes the parts of a pack in the order in which they lie in the file:
-// header, boot index, root of the body index, boot zone, body chunks, other nodes of the body index, info.
+// header, boot index, boot zone, root of the body index, body chunks, other nodes of the body index, info.
 type packWriter struct {
 	img   Image
 	opts  WriteOptions
@@ -82,7 +87,7 @@ func (w *packWriter) progress(bytes int64) {
 
 func (w *packWriter) write(ctx context.Context) error {
 	ranges := pageRanges(w.img.Size(), w.opts.Boot)
-	frames, err := encodeZone(ctx, w.img, ranges, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
+	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
 	if err != nil {
 		return err
 	}
@@ -104,6 +109,7 @@ func (w *packWriter) write(ctx context.Context) error {
 			}
 		}
 	}
+	out.off = w.head.BodyRoot.PackOff + w.head.BodyRoot.Len // written when it is known, after the body
 	if err := w.writeBody(ctx, out, boot, plan); err != nil {
 		return err
 	}
@@ -122,8 +128,8 @@ func (w *packWriter) layoutHead(index []byte, bootPages int, zoneLen, rootLen in
 	h.ImageSize, h.Filesystem = w.img.Size(), w.img.Filesystem()
 	h.BootPages = int64(bootPages)
 	h.BootIndex = bpk.Block{PackOff: bpk.HeaderSize, Len: int64(len(index)), SHA256: sha256.Sum256(index)}
-	h.BodyRoot = bpk.Block{PackOff: h.BootIndex.PackOff + h.BootIndex.Len, Len: rootLen}
-	h.Boot = bpk.Block{PackOff: h.BodyRoot.PackOff + rootLen, Len: zoneLen}
+	h.Boot = bpk.Block{PackOff: h.BootIndex.PackOff + h.BootIndex.Len, Len: zoneLen}
+	h.BodyRoot = bpk.Block{PackOff: h.Boot.PackOff + zoneLen, Len: rootLen}
 	w.stats.BootPages, w.stats.BootZone, w.stats.BootIndex = h.BootPages, zoneLen, h.BootIndex.Len
 }
 

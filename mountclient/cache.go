@@ -50,10 +50,11 @@ type record struct {
 }
 
 const (
-	recordSize   = 64
-	journalPages = 64              // a record covers at most so many pages: what one damaged byte costs
-	syncEvery    = 1 * time.Second // between two syncs while pages come in
-	maxJournal   = 64 << 20        // bytes read of a journal
+	recordSize     = 64
+	journalPages   = 64              // a record covers at most so many pages: what one damaged byte costs
+	journalReserve = 8               // disk space is reserved for a record per so many pages of the image
+	syncEvery      = 1 * time.Second // between two syncs while pages come in
+	maxJournal     = 64 << 20        // bytes read of a journal
 )
 
 // errInUse tells that another client has the cache files open.
@@ -91,6 +92,8 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 		journal.Close()
 		return nil, fmt.Errorf("cache %s: %w", base, err)
 	}
+	// Pages that fill the disk are of no use without room for their records; where that is not possible, so be it.
+	_ = unix.Fallocate(int(journal.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, imageSize/bpk.PageSize/journalReserve*recordSize)
 	go c.write()
 	return c, nil
 }

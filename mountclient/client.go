@@ -67,6 +67,8 @@ type Client struct {
 	hot     atomic.Int64 // nanoseconds from the start to the whole boot zone being there
 	stalled atomic.Int64 // nanoseconds that reads waited
 	reads   atomic.Int64 // READs that came to us
+
+	rootTaken atomic.Bool // earlyRoot has given its bytes
 }
 
 // Open starts the preload and returns when header and boot index are there and checked. ctx bounds the
@@ -142,7 +144,7 @@ func (c *Client) build(life context.Context) error {
 		if errors.Is(err, errInUse) {
 			c.opts.Log.Warn("the cache is not used", "directory", c.opts.CacheDir, "error", err)
 		} else if err != nil {
-			return err
+			return &SetupError{err}
 		}
 	}
 	if c.cache != nil {
@@ -156,7 +158,7 @@ func (c *Client) build(life context.Context) error {
 		return err
 	}
 	c.zone = &bootZone{pre: c.pre, index: c.index, store: c.store, pushed: c.arrived}
-	c.demand = &demand{ctx: life, fetch: c.fetch, body: bpk.NewBody(c.head), boot: c.index, store: c.store, dec: dec,
+	c.demand = &demand{ctx: life, fetch: c.fetch, body: bpk.NewBody(c.head), boot: c.index, pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec,
 		pushed: c.arrived, flights: make(map[int64]*flight)}
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
@@ -166,23 +168,41 @@ func (c *Client) build(life context.Context) error {
 		c.hot.Store(int64(time.Since(c.started)))
 		return nil
 	}
-	c.pre.extend(c.head.Boot.PackOff + c.head.Boot.Len)
+	end := c.head.Boot.PackOff + c.head.Boot.Len
+	if root := c.head.BodyRoot; root.PackOff == end { // the first miss then needs one round trip less
+		end += root.Len
+		c.demand.early = c.earlyRoot
+	}
+	c.pre.extend(end)
 	c.running.Go(func() { c.runZone(life) })
 	return nil
 }
 
+// earlyRoot returns the root of the body index out of the preload, the first time that it is asked for: a
+// damaged one is then fetched again.
+func (c *Client) earlyRoot(b bpk.Block) ([]byte, error) {
+	if b.PackOff != c.head.BodyRoot.PackOff || c.rootTaken.Swap(true) {
+		return nil, nil
+	}
+	if err := c.pre.wait(c.demand.ctx, b.PackOff+b.Len); err != nil {
+		return nil, err
+	}
+	return c.pre.read(b.PackOff, b.Len)
+}
+
 func (c *Client) runZone(life context.Context) {
 	err := c.zone.run(life)
-	switch {
-	case err == nil:
+	if err == nil {
 		c.hot.Store(int64(time.Since(c.started)))
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))
-	case life.Err() == nil:
+		return
+	}
+	if life.Err() == nil {
 		// Not the network: that is waited for. Out of memory, or a pack whose chunks do not decode.
 		c.opts.Log.Error("the boot zone cannot be completed", "error", err)
-		c.brokenBy = err
-		close(c.broken)
 	}
+	c.brokenBy = err
+	close(c.broken)
 }
 
 // arrived is told of pages that came into the store.
@@ -248,15 +268,36 @@ func (c *Client) bring(ctx context.Context, page, pages int64) error {
 		if arrival == nil {
 			continue
 		}
+		if err := c.await(ctx, arrival); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits for a boot page. It gives up when nothing at all has come from the server for Options.Timeout.
+func (c *Client) await(ctx context.Context, arrival <-chan struct{}) error {
+	var late <-chan time.Time
+	begin := time.Now()
+	if c.opts.Timeout > 0 && c.fetch.used() {
+		t := time.NewTicker(c.opts.Timeout / 8)
+		defer t.Stop()
+		late = t.C
+	}
+	for {
 		select {
 		case <-arrival:
+			return nil
 		case <-c.broken:
 			return c.brokenBy
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-late:
+			if time.Since(c.fetch.latest(begin)) >= c.opts.Timeout {
+				return fmt.Errorf("%s: nothing came for %v", c.fetch.src.shown, c.opts.Timeout)
+			}
 		}
 	}
-	return nil
 }
 
 // Close ends all work and frees the memory. Reads must have ended.

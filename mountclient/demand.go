@@ -22,11 +22,14 @@ type demand struct {
 	fetch  *fetcher
 	body   *bpk.Body
 	boot   *bpk.BootIndex
+	pages  int64 // of the image
 	store  *store
 	dec    *bpk.BodyDecoder
 	pushed func([]bpk.Range)
+	early  func(bpk.Block) ([]byte, error) // bytes that the preload brings; nil bytes: it does not
 
 	misses  atomic.Int64 // chunks fetched because a reader waited
+	trails  trails
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -42,6 +45,8 @@ type flight struct {
 // need brings all body pages of [page, page+pages) into the store. Boot pages in between are not its job.
 func (d *demand) need(ctx context.Context, page, pages int64) error {
 	var wait, mine []*flight
+	var failed error
+	var next int64 // the page behind the last chunk
 	for p, end := page, page+pages; p < end; {
 		lacking := d.store.lacking(d.boot.ColdRanges(p, end-p))
 		if len(lacking) == 0 {
@@ -49,7 +54,8 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 		}
 		e, err := d.body.Find(lacking[0].Page, d.node)
 		if err != nil {
-			return err
+			failed = err // the flights made so far must still take off: others may wait for them
+			break
 		}
 		f, created := d.flight(e)
 		wait = append(wait, f)
@@ -57,11 +63,17 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 			mine = append(mine, f)
 		}
 		p = e.Page + e.Pages
+		next = p
 	}
-	for len(mine) > 0 {
-		group := adjacent(mine)
-		mine = mine[len(group):]
-		d.running.Go(func() { d.load(group) })
+	if len(mine) > 0 {
+		d.misses.Add(int64(len(mine)))
+		if n := d.trails.follow(mine[0].entry.Page, next); n > 0 {
+			d.running.Go(func() { d.ahead(next, n) })
+		}
+	}
+	d.start(mine)
+	if failed != nil {
+		return failed
 	}
 	for _, f := range wait {
 		select {
@@ -74,6 +86,34 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 		}
 	}
 	return nil
+}
+
+// start fetches the chunks of new flights.
+func (d *demand) start(mine []*flight) {
+	for len(mine) > 0 {
+		group := adjacent(mine)
+		mine = mine[len(group):]
+		d.running.Go(func() { d.load(group) })
+	}
+}
+
+// ahead fetches the n chunks from page on that a sequential reader will come to, unless they are there. Faults
+// are left to the reader.
+func (d *demand) ahead(page int64, n int) {
+	var mine []*flight
+	for ; n > 0 && page < d.pages; n-- {
+		e, err := d.body.Find(page, d.node)
+		if err != nil {
+			break
+		}
+		if len(d.store.lacking(d.boot.ColdRanges(e.Page, e.Pages))) > 0 {
+			if f, created := d.flight(e); created {
+				mine = append(mine, f)
+			}
+		}
+		page = e.Page + e.Pages
+	}
+	d.start(mine)
 }
 
 // flight returns the fetch of chunk e that is under way, or a new one.
@@ -109,7 +149,6 @@ func (d *demand) load(group []*flight) {
 	var raw []byte
 	var err error
 	if first.Len > 0 {
-		d.misses.Add(int64(len(group)))
 		raw, err = d.fetch.bytes(d.ctx, first.PackOff, last.PackOff+last.Len-first.PackOff)
 	}
 	for _, f := range group {
@@ -142,6 +181,10 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 				break
 			}
 			d.fetch.src.count.corrupt.Add(1)
+			whole := bpk.CheckBlock("body chunk", e.Block, stored) == nil // then the pack was made so
+			if whole || !d.fetch.used() && wait > time.Second {
+				return err
+			}
 			d.fetch.log.Warn("damaged chunk, fetching it again", "error", err)
 			if !sleep(d.ctx, wait) {
 				return context.Cause(d.ctx)
@@ -158,15 +201,25 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 	return nil
 }
 
+// stored returns the bytes of a block: those that the preload brings along, once, and else from the server.
+func (d *demand) stored(b bpk.Block) ([]byte, error) {
+	if d.early != nil {
+		if raw, err := d.early(b); raw != nil || err != nil {
+			return raw, err
+		}
+	}
+	return d.fetch.bytes(d.ctx, b.PackOff, b.Len)
+}
+
 // node fetches a node of the body index. The caller checks its digest; a damaged one is fetched again first.
 func (d *demand) node(what string, b bpk.Block) ([]byte, error) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
-		raw, err := d.fetch.bytes(d.ctx, b.PackOff, b.Len)
+		raw, err := d.stored(b)
 		if err != nil {
 			return nil, err
 		}
-		if err := bpk.CheckBlock(what, b, raw); err == nil {
-			return raw, nil
+		if err := bpk.CheckBlock(what, b, raw); err == nil || !d.fetch.used() && wait > time.Second {
+			return raw, err
 		}
 		d.fetch.src.count.corrupt.Add(1)
 		if !sleep(d.ctx, wait) {

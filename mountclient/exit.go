@@ -30,12 +30,15 @@ func ExitCode(err error) int {
 		http    *HTTPError
 		ident   *identityError
 		network *NetworkError
+		url     *URLError
 	)
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &setup):
 		return ExitSetup
+	case errors.As(err, &url):
+		return ExitUsage
 	case errors.As(err, &digest):
 		return ExitTrust
 	case errors.As(err, &notPack), errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, bpk.ErrNotPack):

@@ -31,6 +31,7 @@ var (
 	_ fs.NodeOpener    = (*imageFile)(nil)
 	_ fs.NodeReader    = (*imageFile)(nil)
 	_ fs.NodeGetattrer = (*imageFile)(nil)
+	_ fs.NodeFlusher   = (*imageFile)(nil)
 )
 
 func (n *imageFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -47,8 +48,13 @@ func (n *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, 0, syscall.EROFS
 	}
-	return nil, fuse.FOPEN_KEEP_CACHE, 0
+	return nil, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH, 0
 }
+
+// Flush says that there is none (before Linux 5.16 the kernel asks once; see attach). The client keeps the image
+// file open itself: if it is killed, its own close must not wait for an answer from it. That would leave
+// a process that nothing can end and readers that wait for ever.
+func (n *imageFile) Flush(context.Context, fs.FileHandle) syscall.Errno { return syscall.ENOSYS }
 
 func (n *imageFile) Read(ctx context.Context, _ fs.FileHandle, dst []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	m, err := n.read(ctx, dst, off)
@@ -98,6 +104,7 @@ func mountFUSE(dir string, img *imageFile) (*fuse.Server, error) {
 		DisableXAttrs:        true,
 		DisableReadDirPlus:   true,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH, // a file system on top would fail: "stacked"
+		Logger:               slog.NewLogLogger(img.log.Handler(), slog.LevelDebug),
 		PanicHandler: func(v any) fuse.Status {
 			img.log.Error("BUG: a read panicked; it is answered with an I/O error", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 			return fuse.EIO

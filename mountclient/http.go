@@ -63,6 +63,20 @@ func permanent(err error) bool {
 	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id)
 }
 
+// A URLError tells that a URL cannot be that of a pack.
+type URLError struct{ URL, Why string } // URL: redacted
+
+func (e *URLError) Error() string { return fmt.Sprintf("URL %q: %s", e.URL, e.Why) }
+
+// withoutUser cuts what may be credentials out of a URL that cannot be parsed.
+func withoutUser(rawURL string) string {
+	scheme, rest, ok := strings.Cut(rawURL, "//")
+	if i := strings.LastIndex(rest, "@"); ok && i >= 0 {
+		return scheme + "//..." + rest[i:]
+	}
+	return rawURL
+}
+
 // An httpSource reads ranges of one file on a web server. The file's size and ETag are taken from the first
 // answer; later answers must agree. Safe for concurrent use.
 type httpSource struct {
@@ -76,10 +90,12 @@ type httpSource struct {
 func newHTTPSource(rawURL string) (*httpSource, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("URL %q: %w", rawURL, err)
+		var parse *url.Error
+		errors.As(err, &parse)
+		return nil, &URLError{withoutUser(rawURL), parse.Err.Error()}
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("URL %q: want http://HOST/PATH or https://HOST/PATH", rawURL)
+		return nil, &URLError{u.Redacted(), "want http://HOST/PATH or https://HOST/PATH"}
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	return &httpSource{
@@ -101,8 +117,8 @@ func newHTTPSource(rawURL string) (*httpSource, error) {
 }
 
 // get makes one attempt at the range [off, off+n) and hands its bytes to sink as they come, in order. It
-// returns how many bytes it handed over; with a nil error that is n, or what there is of it before the end of
-// the file. The slices are valid until sink returns.
+// returns how many bytes it handed over; with a nil error that is at least one, and all the server chose to
+// give of the range. The slices are valid until sink returns.
 func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -196,8 +212,8 @@ func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int
 	if !ok || start != off || end < start || end > off+n {
 		return bad(fmt.Sprintf("answered with another range (Content-Range: %q)", resp.Header.Get("Content-Range")))
 	}
-	if end-start != min(n, size-off) {
-		return bad(fmt.Sprintf("answered with a part of the range (Content-Range: %q)", resp.Header.Get("Content-Range")))
+	if ce := resp.Header.Get("Content-Encoding"); ce != "" && ce != "identity" {
+		return bad(fmt.Sprintf("the server compresses the file (Content-Encoding: %s)", ce))
 	}
 	return end - start, s.pin.check(s.shown, size, resp.Header.Get("ETag"))
 }

@@ -2,10 +2,12 @@ package mountclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +23,8 @@ type fetcher struct {
 	log          *slog.Logger
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
+
+	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
 
 	mu     sync.Mutex
 	inUse  bool
@@ -43,16 +47,20 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 	wait := 50 * time.Millisecond
 	failing := false
 	progress := time.Now()
+	var last error // tells more than that the time is up
 	defer func() {
 		if failing {
 			f.recovered()
 		}
 	}()
 	for {
-		got, err := f.src.get(ctx, off, end-off, sink)
+		got, err := f.attempt(ctx, off, end-off, &progress, sink)
 		off += got
-		if err == nil {
+		if err == nil && (off == end || off >= f.src.pin.size()) {
 			return nil
+		}
+		if err == nil { // the server gave a part of the range
+			continue
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -60,11 +68,14 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 		if permanent(err) && !f.used() {
 			return err
 		}
-		if got > 0 {
-			wait, progress = 50*time.Millisecond, time.Now()
+		if last == nil || !errors.Is(err, errStalled) {
+			last = err
 		}
-		if limit := f.limit(); limit > 0 && time.Since(progress) > limit {
-			return fmt.Errorf("%w (given up after %v)", err, limit)
+		if got > 0 {
+			wait = 50 * time.Millisecond
+		}
+		if limit := f.limit(); limit > 0 && time.Since(progress) >= limit {
+			return fmt.Errorf("%w (given up after %v)", last, limit)
 		}
 		if !failing {
 			failing = true
@@ -76,6 +87,26 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 		}
 		wait = min(2*wait, maxRetryWait)
 	}
+}
+
+// attempt is one get that ends when no byte has come for the time-out. It sets progress at every byte.
+func (f *fetcher) attempt(ctx context.Context, off, n int64, progress *time.Time, sink func([]byte)) (int64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := f.limit()
+	var timer *time.Timer
+	if limit > 0 {
+		timer = time.AfterFunc(limit-time.Since(*progress), func() { cancel(errStalled) })
+		defer timer.Stop()
+	}
+	return f.src.get(ctx, off, n, func(b []byte) {
+		*progress = time.Now()
+		f.lastByte.Store(progress.UnixNano())
+		if timer != nil {
+			timer.Reset(limit)
+		}
+		sink(b)
+	})
 }
 
 // bytes fetches [off, off+n) whole.
@@ -96,6 +127,14 @@ func (f *fetcher) limit() time.Duration {
 		return f.timeout
 	}
 	return f.startTimeout
+}
+
+// latest returns when the last byte came, or since if that was later.
+func (f *fetcher) latest(since time.Time) time.Time {
+	if t := time.Unix(0, f.lastByte.Load()); t.After(since) {
+		return t
+	}
+	return since
 }
 
 func (f *fetcher) used() bool {

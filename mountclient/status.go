@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -124,7 +126,7 @@ func ReadStatus(runDir string) ([]Status, error) {
 		switch {
 		case err == nil:
 			out = append(out, s)
-		case errors.Is(err, errGone):
+		case errors.Is(err, errGone), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // the latter: it is ending
 			os.Remove(path)
 		default:
 			return nil, fmt.Errorf("asking the client behind %s: %w", path, err)

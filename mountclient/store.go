@@ -90,7 +90,10 @@ func (s *store) put(ranges []bpk.Range, data []byte) error {
 	defer s.enter()()
 	for _, r := range ranges {
 		if data == nil {
-			break // a hole of the file reads as zeros
+			if err := s.putZeros(r); err != nil {
+				return err
+			}
+			continue
 		}
 		n := r.Pages * bpk.PageSize
 		if _, err := s.f.WriteAt(data[:n], r.Page*bpk.PageSize); err != nil {
@@ -104,6 +107,22 @@ func (s *store) put(ranges []bpk.Range, data []byte) error {
 		data = data[n:]
 	}
 	s.mark(ranges)
+	return nil
+}
+
+// putZeros makes the pages of r zeros. In memory they are, as nothing was written there; a cache file may hold
+// what a bad disk left.
+func (s *store) putZeros(r bpk.Range) error {
+	if s.isMemory || unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Page*bpk.PageSize, r.Pages*bpk.PageSize) == nil {
+		return nil
+	}
+	zeros := make([]byte, min(r.Pages, bpk.MaxChunkPages)*bpk.PageSize)
+	for p := r; p.Pages > 0; p.Page, p.Pages = p.Page+bpk.MaxChunkPages, p.Pages-bpk.MaxChunkPages {
+		part := bpk.Range{Page: p.Page, Pages: min(p.Pages, bpk.MaxChunkPages)}
+		if err := s.put([]bpk.Range{part}, zeros[:part.Pages*bpk.PageSize]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

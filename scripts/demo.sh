@@ -55,7 +55,14 @@ if [ $stale = 1 ] || ! newer "$trained"; then
 		"$build/bootprof" pack "$build/$kind.tar" -o "$trained" "${profiles[@]}"
 fi
 
-flags=()
+# What the touched pages take as one stream, to compare the bytes on the link with.
+pages=$build/$kind.pages
+if ! [ "$pages.zst" -nt "$trained" ]; then
+	"$build/bootprof" analyze --pack "$plain" --pages-to "$pages" --json "${runs[@]}" >/dev/null
+	longstep "the touched pages under zstd -19" "$build/$kind.zstd.log" zstd -19 -q -f --rm "$pages" -o "$pages.zst"
+fi
+
+flags=(--zstd19 "$(stat -c %s "$pages.zst")")
 for run in "${runs[@]}"; do flags+=(--run "$run"); done
 exec "$build/bench" --link "$link" --rounds "${ROUNDS:-5}" --fetch-rounds "$fetch_rounds" \
 	--bootprof "$build/bootprof" \

@@ -32,19 +32,6 @@ ExecStart=/usr/bin/soffice --headless --norestore --convert-to pdf:writer_web_pd
 ExecStartPost=/usr/bin/test -s /var/lib/bench-office/report.pdf
 UNIT
 
-unit bench-browser.service <<'UNIT'
-[Unit]
-Description=Render a page with Chromium
-After=nginx.service
-
-[Service]
-Type=oneshot
-Environment=HOME=/var/lib/bench-browser
-StateDirectory=bench-browser
-ExecStart=/usr/bin/chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --virtual-time-budget=1000 --print-to-pdf=/var/lib/bench-browser/report.pdf file:///usr/share/bench/report.html
-ExecStartPost=/usr/bin/test -s /var/lib/bench-browser/report.pdf
-UNIT
-
 # The package's own start of the services stays as Debian enables it; a failure of one of them must not be silent.
 test -L "$root/etc/systemd/system/multi-user.target.wants/mariadb.service"
 test -L "$root/etc/systemd/system/multi-user.target.wants/nginx.service"

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Makes a Debian 12 of more than 1 GB that starts a database, a web server and two desktop programs while it boots:
+# Makes a Debian 12 of more than 1 GB that starts a database, a web server and a desktop program while it boots:
 #
 #   scripts/make-large-root.sh OUT.tar
 #
-# An existing OUT.tar is kept. The desktop programs (LibreOffice rendering a document, Chromium rendering a page) run
-# headless as oneshot units of multi-user.target, so the target is reached when both have done their work.
+# An existing OUT.tar is kept. The desktop program (LibreOffice rendering a document) runs headless as a oneshot unit of
+# multi-user.target, so the target is reached when it has done its work.
 set -euo pipefail
 . "$(dirname "$0")/longstep.sh"
 
@@ -22,7 +22,7 @@ trap 'exit 130' INT TERM
 here=$(cd "$(dirname "$0")" && pwd)
 packages=linux-image-amd64,systemd-sysv,udev,dbus,live-boot,ca-certificates
 packages+=,mariadb-server,nginx
-packages+=,libreoffice-writer,libreoffice-calc,libreoffice-impress,chromium
+packages+=,libreoffice-writer,libreoffice-calc,libreoffice-impress
 packages+=,fonts-dejavu,fonts-noto-core,fonts-noto-cjk,fonts-liberation
 
 longstep "large Debian 12 root (about 4 minutes)" "$out.log" \

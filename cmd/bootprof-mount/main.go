@@ -29,6 +29,7 @@ func run(args []string, stderr io.Writer) int {
 	foreground := fs.Bool("foreground", false, "stay in the foreground until DIR is unmounted")
 	verbose := fs.Bool("verbose", false, "tell more on stderr")
 	fs.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	fs.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")

@@ -2,21 +2,26 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"bootprof/analyzer"
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/atomicfile"
 	"bootprof/profiles"
 )
 
 func (a *app) analyzeCmd() *cobra.Command {
 	var links []string
 	var asJSON bool
-	var packPath string
+	var packPath, pagesTo string
+	var bootTime time.Duration
 	cmd := &cobra.Command{
 		Use:   "analyze RUN.bprof...",
 		Short: "Show what boots touch and what that costs over a link",
@@ -36,7 +41,10 @@ bound: the time that no client can beat with these pages in this order.`,
 				}
 				parsed = append(parsed, l)
 			}
-			opts := analyzer.AnalyzeOptions{Merge: analyzer.MergeOptions{Names: args}}
+			opts := analyzer.AnalyzeOptions{Merge: analyzer.MergeOptions{Names: args}, BootTime: bootTime}
+			if pagesTo != "" && packPath == "" {
+				return usage(cmd, errors.New("--pages-to needs the image: name its --pack"))
+			}
 			if packPath != "" {
 				p, done, err := openPack(packPath)
 				if err != nil {
@@ -48,7 +56,7 @@ bound: the time that no client can beat with these pages in this order.`,
 						Got: fmt.Sprintf("%x", runs[0].Header.ImageSHA256[:6]), Want: fmt.Sprintf("%x", p.Header.ImageSHA256[:6])}
 				}
 				opts.CompressedSize = func(ranges []profiles.Range) ([]int64, error) {
-					return compressedSizes(cmd.Context(), p, ranges)
+					return compressedSizes(cmd.Context(), p, ranges, pagesTo)
 				}
 			}
 			rep, err := analyzer.Analyze(runs, parsed, opts)
@@ -64,6 +72,8 @@ bound: the time that no client can beat with these pages in this order.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&links, "link", nil, "a link to price, `RATE/RTT` such as 100mbit/20ms; several may be given")
 	f.StringVar(&packPath, "pack", "", "measure compressed sizes on the image in this `PACK` that the runs were recorded on")
+	f.StringVar(&pagesTo, "pages-to", "", "write the pages of the plan, in boot order, to `FILE`; needs --pack")
+	f.DurationVar(&bootTime, "boot-time", 0, "what the boot takes from a local disk, if known: recorded times are scaled to it")
 	f.BoolVar(&asJSON, "json", false, "JSON on stdout")
 	return cmd
 }
@@ -86,8 +96,8 @@ func openPack(path string) (p *bpk.Pack, done func() error, err error) {
 }
 
 // compressedSizes returns the wire bytes of ranges of a pack's image up to and with each, if they were a
-// boot zone in this order.
-func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range) ([]int64, error) {
+// boot zone in this order. The pages themselves go to the file pagesTo, unless that is "".
+func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range, pagesTo string) ([]int64, error) {
 	f, err := os.CreateTemp("", "bootprof-image-")
 	if err != nil {
 		return nil, err
@@ -100,5 +110,25 @@ func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range) 
 	if err := p.Extract(ctx, f, f); err != nil {
 		return nil, err
 	}
+	if pagesTo != "" {
+		if err := writePages(pagesTo, f, ranges); err != nil {
+			return nil, err
+		}
+	}
 	return imagepack.CompressedSizes(f, ranges)
+}
+
+// writePages writes the ranges of an image, one after the other, to the file at path.
+func writePages(path string, img io.ReaderAt, ranges []profiles.Range) error {
+	out, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	for _, r := range ranges {
+		if _, err := io.Copy(out, io.NewSectionReader(img, r.ImageOff, r.Len)); err != nil {
+			return fmt.Errorf("writing pages to %s: %w", path, err)
+		}
+	}
+	return out.Commit()
 }

@@ -41,6 +41,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	f.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	f.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX` (bootprof inspect prints it)")
 	f.IntVar(&memory, "memory", memory, "MiB of decoded pages held in memory when there is no cache")

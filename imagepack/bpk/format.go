@@ -201,7 +201,7 @@ func (h *Header) check() error {
 		return bad("file system %q", h.Filesystem)
 	}
 	next := int64(HeaderSize)
-	for _, k := range []Block{h.BootIndex, h.BodyRoot, h.Boot} { // in this order in the pack, gaps allowed
+	for _, k := range []Block{h.BootIndex, h.Boot, h.BodyRoot} { // in this order in the pack, gaps allowed
 		if k.Len < 0 || k.PackOff < next || k.PackOff > h.PackSize || k.Len > h.PackSize-k.PackOff {
 			return bad("block [%d +%d) outside the pack or out of order", k.PackOff, k.Len)
 		}

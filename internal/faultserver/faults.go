@@ -143,9 +143,8 @@ func Gzip() *Fault {
 // Headers adds n bytes of header lines.
 func Headers(n int) *Fault {
 	return fault("headers", func(_ *Request, a *Answer, _ []byte) {
-		for i := 0; n > 0; i++ {
-			a.Header.Set(fmt.Sprintf("X-Filler-%d", i), strings.Repeat("x", min(n, 4000)))
-			n -= 4000
+		for i, left := 0, n; left > 0; i, left = i+1, left-4000 {
+			a.Header.Set(fmt.Sprintf("X-Filler-%d", i), strings.Repeat("x", min(left, 4000)))
 		}
 	})
 }

@@ -88,6 +88,7 @@ type Server struct {
 	grown   chan struct{} // closed when log grows
 	addr    string        // kept over Stop
 	srv     *http.Server
+	l       net.Listener
 }
 
 // New makes a server of data, which must not be changed afterwards.
@@ -110,7 +111,7 @@ func (s *Server) Start() error {
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", addr, err)
 	}
-	s.addr = l.Addr().String()
+	s.addr, s.l = l.Addr().String(), l
 	s.srv = &http.Server{Handler: s}
 	go s.srv.Serve(l)
 	return nil
@@ -119,10 +120,11 @@ func (s *Server) Start() error {
 // Stop closes the listener and all connections. Requests that hang end.
 func (s *Server) Stop() {
 	s.mu.Lock()
-	srv := s.srv
+	srv, l := s.srv, s.l
 	s.srv = nil
 	s.mu.Unlock()
 	if srv != nil {
+		l.Close() // srv does not know it before its goroutine has run
 		srv.Close()
 	}
 }

@@ -1,0 +1,129 @@
+package imagepack
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"bootprof/imagepack/bpk"
+	"bootprof/profiles"
+)
+
+func TestChunkSizes(t *testing.T) {
+	for _, c := range []struct {
+		n, zone int
+		first   bool
+		want    []int
+	}{
+		{0, 0, true, nil},
+		{1, 1, true, []int{1}},
+		{100, 100, true, []int{4, 8, 16, 32, 32, 8}},
+		{100, 100, false, []int{32, 32, 32, 4}},
+		{300, 9000, true, []int{4, 8, 16, 32, 64, 64, 64, 48}},
+		{128, 9000, false, []int{64, 64}},
+	} {
+		if got := chunkSizes(c.n, c.zone, c.first); !slices.Equal(got, c.want) {
+			t.Errorf("chunkSizes(%d, %d, %t) = %v, want %v", c.n, c.zone, c.first, got, c.want)
+		}
+	}
+}
+
+func TestSplitFrames(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 100 {
+		var in []bpk.Range
+		for next := int64(0); len(in) < 40; {
+			n := 1 + r.Int64N(1+r.Int64N(3*framePages))
+			in = append(in, bpk.Range{Page: next, Pages: n})
+			next += n + 1 + r.Int64N(5)
+		}
+		frames := splitFrames(in, framePages)
+		var joined []bpk.Range
+		for i, f := range frames {
+			pages := int64(0)
+			for _, x := range f {
+				pages += x.Pages
+				if n := len(joined); n > 0 && joined[n-1].Page+joined[n-1].Pages == x.Page {
+					joined[n-1].Pages += x.Pages
+				} else {
+					joined = append(joined, x)
+				}
+			}
+			if pages > framePages || pages < framePages && i < len(frames)-1 {
+				t.Fatalf("frame %d of %d has %d pages", i, len(frames), pages)
+			}
+		}
+		if !slices.Equal(joined, in) {
+			t.Fatalf("frames hold %v, want %v", joined, in)
+		}
+	}
+}
+
+// The sizes that analyze prices are those of the boot zone that pack writes.
+func TestCompressedSizesAreThoseOfThePack(t *testing.T) {
+	image := sparsePages(1, 2000, 300)
+	boot := randomBoot(1, 2000, 700)
+	_, st := mustPack(t, newMemImage(image), WriteOptions{Boot: boot})
+	sizes, err := CompressedSizes(bytes.NewReader(image), boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(sizes) != len(boot) || sizes[len(sizes)-1] != st.BootZone {
+		t.Errorf("%d sizes, the last is %d; the boot zone has %d bytes", len(sizes), sizes[len(sizes)-1], st.BootZone)
+	}
+	if !slices.IsSorted(sizes) || sizes[0] <= 0 {
+		t.Error("the sizes do not grow")
+	}
+}
+
+func TestCompressedSizesEdges(t *testing.T) {
+	image := mixedPages(2, 10)[:9*page+100] // the last page is cut short
+	for _, c := range []struct {
+		name   string
+		ranges []profiles.Range
+		ok     bool
+	}{
+		{"none", nil, true},
+		{"an empty range", []profiles.Range{{ImageOff: 50}}, true},
+		{"the short page", []profiles.Range{{ImageOff: 9 * page, Len: 100}}, true},
+		{"the short page as a whole", []profiles.Range{{ImageOff: 9 * page, Len: page}}, true},
+		{"an odd range", []profiles.Range{{ImageOff: 2*page - 1, Len: 2}}, true},
+		{"overlapping ranges", []profiles.Range{{ImageOff: 0, Len: 5 * page}, {ImageOff: page, Len: page}}, true},
+		{"behind the end", []profiles.Range{{ImageOff: 10 * page, Len: page}}, false},
+		{"over the end", []profiles.Range{{ImageOff: 8 * page, Len: 4 * page}}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sizes, err := CompressedSizes(bytes.NewReader(image), c.ranges)
+			if (err == nil) != c.ok || c.ok && len(sizes) != len(c.ranges) {
+				t.Errorf("CompressedSizes = %v, %v", sizes, err)
+			}
+		})
+	}
+}
+
+// BenchmarkFrame compares compressing a frame of 16 MiB with checking it.
+func BenchmarkFrame(b *testing.B) {
+	image := mixedPages(1, framePages)
+	ranges := []bpk.Range{{Page: 0, Pages: framePages}}
+	f, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(int64(len(image)))
+		for b.Loop() {
+			if _, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("check", func(b *testing.B) {
+		b.SetBytes(int64(len(image)))
+		for b.Loop() {
+			if err := checkFrame(f, ranges, image); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,375 @@
+package mountclient
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bootprof/imagepack/bpk"
+	"bootprof/internal/faultserver"
+)
+
+// cacheFiles returns the two files of the one pack in a cache directory.
+func cacheFiles(t testing.TB, dir string) (image, journal string) {
+	t.Helper()
+	for _, ext := range []string{".image", ".journal"} {
+		m, err := filepath.Glob(filepath.Join(dir, "*"+ext))
+		if err != nil || len(m) != 1 {
+			t.Fatalf("%d %s files in the cache, %v", len(m), ext, err)
+		}
+		image, journal = journal, m[0]
+	}
+	return image, journal
+}
+
+// journaled returns the pages that whole records of a journal name.
+func journaled(t testing.TB, journal string, pages int64) map[int64]bool {
+	t.Helper()
+	f, err := os.Open(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	recs, err := readJournal(f, pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[int64]bool{}
+	for _, r := range recs {
+		for p := r.Page; p < r.Page+r.Pages; p++ {
+			out[p] = true
+		}
+	}
+	return out
+}
+
+// fill reads the whole image through a client with a cache in dir and closes it.
+func fill(t testing.TB, s *faultserver.Server, p *testPack, dir string) {
+	t.Helper()
+	c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+	checkImage(t, c, p.image, 128<<10)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyDir(t testing.TB, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestCacheServesTheNextRun(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	dir := filepath.Join(t.TempDir(), "made", "on", "demand")
+	fill(t, s, p, dir)
+	image, journal := cacheFiles(t, dir)
+	if n := len(journaled(t, journal, int64(len(p.image)/bpk.PageSize))); n != len(p.image)/bpk.PageSize {
+		t.Errorf("%d pages journaled of %d", n, len(p.image)/bpk.PageSize)
+	}
+	for _, f := range []string{image, journal} {
+		if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v: others may read it", f, st.Mode(), err)
+		}
+	}
+	n := len(s.Requests())
+	c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+	defer c.Close()
+	if c.hot.Load() == 0 {
+		t.Error("the boot zone is not complete at once")
+	}
+	s.Stop()
+	checkImage(t, c, p.image, 100_000)
+	if got := len(s.Requests()) - n; got > len(openingSegments) || c.demand.misses.Load() != 0 || c.cache.damagedRecords() != 0 {
+		t.Errorf("%d requests, %d misses, %d damaged records", got, c.demand.misses.Load(), c.cache.damagedRecords())
+	}
+}
+
+// Whatever happened to the cache's files, a run reads the right bytes, and keeps them for the next one.
+func TestCacheDamage(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	filled := t.TempDir()
+	fill(t, s, p, filled)
+	boot := p.pack.Boot.Ranges[len(p.pack.Boot.Ranges)/2].Page * bpk.PageSize
+	cold := p.coldChunk(t, 20).Page * bpk.PageSize
+	zero := int64(-1)
+	for off := int64(0); off < int64(len(p.image)); off += bpk.PageSize {
+		if isZero(p.image[off:off+bpk.PageSize]) && !p.pack.Boot.Contains(off/bpk.PageSize) {
+			zero = off
+		}
+	}
+	if zero < 0 {
+		t.Fatal("no page of zeros in the image")
+	}
+	type files struct{ image, journal string }
+	edit := func(path string, off int64, f func(b []byte)) {
+		t.Helper()
+		fd, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fd.Close()
+		b := make([]byte, 64)
+		if _, err := fd.ReadAt(b, off); err != nil {
+			t.Fatal(err)
+		}
+		f(b)
+		if _, err := fd.WriteAt(b, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip := func(b []byte) { b[17] ^= 4 }
+	truncate := func(path string, keep func(size int64) int64) {
+		st, err := os.Stat(path)
+		if err == nil {
+			err = os.Truncate(path, keep(st.Size()))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		damage  func(f files)
+		damaged int64 // records dropped for their hash; -1: some
+	}{
+		{"none", func(files) {}, 0},
+		{"byte of a boot page", func(f files) { edit(f.image, boot, flip) }, 1},
+		{"byte of a cold page", func(f files) { edit(f.image, cold, flip) }, 1},
+		{"byte of a page of zeros", func(f files) { edit(f.image, zero, flip) }, 1},
+		{"byte of the last page", func(f files) { edit(f.image, int64(len(p.image))-64, flip) }, 1},
+		{"image empty", func(f files) { truncate(f.image, func(int64) int64 { return 0 }) }, -1},
+		{"image cut", func(f files) { truncate(f.image, func(n int64) int64 { return n/2 + 100 }) }, -1},
+		{"image too long", func(f files) { truncate(f.image, func(n int64) int64 { return n + 100 }) }, 0},
+		{"image gone", func(f files) { os.Remove(f.image) }, -1},
+		{"image of garbage, no journal", func(f files) {
+			b := make([]byte, len(p.image))
+			rand.NewChaCha8([32]byte{9}).Read(b)
+			os.WriteFile(f.image, b, 0o600)
+			os.Remove(f.journal)
+		}, 0},
+		{"journal gone", func(f files) { os.Remove(f.journal) }, 0},
+		{"journal empty", func(f files) { truncate(f.journal, func(int64) int64 { return 0 }) }, 0},
+		{"torn record", func(f files) { truncate(f.journal, func(n int64) int64 { return n - 20 }) }, 0},
+		{"one byte of a record", func(f files) { truncate(f.journal, func(n int64) int64 { return n - 63 }) }, 0},
+		{"hash in a record", func(f files) { edit(f.journal, 5*recordSize, func(b []byte) { b[20] ^= 1 }) }, 0},
+		{"page in a record", func(f files) { edit(f.journal, 5*recordSize, func(b []byte) { b[1] ^= 1 }) }, 0},
+		{"record of another page, with its checksum", func(f files) {
+			edit(f.journal, 0, func(b []byte) { copy(b, record{Range: bpk.Range{Page: 3, Pages: 64}}.encode()) })
+		}, 1},
+		{"record outside the image", func(f files) {
+			edit(f.journal, 0, func(b []byte) { copy(b, record{Range: bpk.Range{Page: 1 << 40, Pages: 1}}.encode()) })
+		}, 0},
+		{"journal of zeros", func(f files) { os.WriteFile(f.journal, make([]byte, 6400), 0o600) }, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := copyDir(t, filled)
+			image, journal := cacheFiles(t, dir)
+			c.damage(files{image, journal})
+			for run := 1; run <= 2; run++ {
+				cl := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+				checkImage(t, cl, p.image, 128<<10)
+				damaged := cl.cache.damagedRecords()
+				if err := cl.Close(); err != nil {
+					t.Error(err)
+				}
+				if run == 1 && damaged != c.damaged && (c.damaged >= 0 || damaged == 0) {
+					t.Errorf("%d damaged records, want %d", damaged, c.damaged)
+				}
+				if run == 2 && cl.demand.misses.Load() != 0 {
+					t.Errorf("second run: %d misses", cl.demand.misses.Load())
+				}
+			}
+		})
+	}
+}
+
+func TestCacheSecondClient(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	dir := t.TempDir()
+	first := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+	log := &syncBuffer{}
+	second := openClient(t, s, func(o *Options) { o.CacheDir, o.Log = dir, NewLog(log, 0) })
+	if second.cache != nil || !strings.Contains(log.String(), "the cache is not used") {
+		t.Errorf("cache %v, log %q", second.cache, log)
+	}
+	checkImage(t, second, p.image, 128<<10)
+	checkImage(t, first, p.image, 128<<10)
+	for _, c := range []*Client{second, first} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	third := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+	if third.cache == nil || third.hot.Load() == 0 {
+		t.Error("the cache is not used when its first client has ended")
+	}
+	third.Close()
+}
+
+// A cache disk that is full slows nothing down and breaks nothing; what it holds serves the next run.
+func TestCacheFullDisk(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	dir := tmpfs(t, 3000)
+	for run := 1; run <= 2; run++ {
+		c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+		checkImage(t, c, p.image, 128<<10)
+		if c.store.spill == nil {
+			t.Fatal("the disk is too large for this test")
+		}
+		revived := int64(0)
+		for _, r := range c.cache.old {
+			if r.Pages == 0 {
+				revived++
+			}
+		}
+		if run == 2 && (revived == 0 || c.cache.damagedRecords() > 0) {
+			t.Errorf("second run: %d records used, %d damaged", revived, c.cache.damagedRecords())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A cache directory that cannot be used is the user's mistake, told before anything is mounted.
+func TestCacheDirUnusable(t *testing.T) {
+	p := packOf(t, small)
+	s := p.serve(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readOnly := tmpfs(t, 100)
+	if err := unix.Mount("", readOnly, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, file + "/below", readOnly} {
+		_, err := Open(t.Context(), Options{URL: s.URL("x"), CacheDir: dir, Log: testLog(t)})
+		if err == nil || ExitCode(err) != ExitSetup || !strings.Contains(err.Error(), filepath.Dir(file)) && !strings.Contains(err.Error(), readOnly) {
+			t.Errorf("%s: %v, exit code %d", dir, err, ExitCode(err))
+		}
+	}
+}
+
+func FuzzJournal(f *testing.F) {
+	f.Add(record{Range: bpk.Range{Page: 5, Pages: 3}}.encode(), int64(100))
+	f.Add(append(record{Range: bpk.Range{Page: 9, Pages: 1}}.encode(), record{Range: bpk.Range{Page: 1, Pages: 64}}.encode()...), int64(100))
+	f.Add(record{Range: bpk.Range{Page: 1<<63 - 1, Pages: 2}}.encode(), int64(1<<40))
+	f.Add(record{Range: bpk.Range{Page: -1, Pages: -1}}.encode()[:63], int64(1))
+	f.Fuzz(func(t *testing.T, b []byte, pages int64) {
+		if pages < 0 {
+			return
+		}
+		recs, err := readJournal(bytes.NewReader(b), pages)
+		if err != nil || len(recs) > len(b)/recordSize {
+			t.Fatalf("%d records of %d bytes, %v", len(recs), len(b), err)
+		}
+		for i, r := range recs {
+			if r.Page < 0 || r.Pages < 1 || r.Pages > journalPages || r.Page+r.Pages > pages || i > 0 && r.Page < recs[i-1].Page {
+				t.Fatalf("record %d: %v in an image of %d pages", i, r.Range, pages)
+			}
+		}
+	})
+}
+
+func TestJournalRoundTrip(t *testing.T) {
+	var b []byte
+	var want []record
+	for i := range int64(100) {
+		r := record{Range: bpk.Range{Page: i * 64, Pages: i%64 + 1}}
+		r.sum[i%32] = byte(i)
+		want = append(want, r)
+		b = append(b, r.encode()...)
+	}
+	got, err := readJournal(bytes.NewReader(b), 64*100)
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
+// kill -9 at any moment keeps what was journaled, and never makes a wrong byte.
+func TestCacheSurvivesKill(t *testing.T) {
+	watchdog(t, 20*time.Second)
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	s.Script(faultserver.Always(faultserver.Slow(1 << 20)))
+	pages := int64(len(p.image) / bpk.PageSize)
+	for _, after := range []time.Duration{1200 * time.Millisecond, 2300 * time.Millisecond} {
+		t.Run(after.String(), func(t *testing.T) {
+			t.Parallel()
+			cache, dir, run := t.TempDir(), t.TempDir(), runDir(t)
+			cmd, out := role(roleMount, run, cache, "10s", "0", "fs", "fg", s.URL("pack"), dir)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the mount", testWait, func() bool { return isMounted(dir) })
+			touch, _ := role(roleTouch, filesBelow(t, dir)...)
+			if err := touch.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after) // the moment of the kill is what is tested
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			_ = touch.Process.Kill()
+			_ = touch.Wait()
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			_, journal := cacheFiles(t, cache)
+			kept := journaled(t, journal, pages)
+			if len(kept) < 200 {
+				t.Fatalf("%d pages were journaled: killed too early for this test\n%s", len(kept), out)
+			}
+			c := openClient(t, p.serve(t), func(o *Options) { o.CacheDir = cache })
+			defer c.Close()
+			c.cache.revive([]bpk.Range{{Page: 0, Pages: pages}})
+			reused := 0
+			for page := range kept {
+				if _, lacks := c.store.missing(page, 1); !lacks {
+					reused++
+				}
+			}
+			t.Logf("%d of %d journaled pages reused", reused, len(kept))
+			if reused*100 < len(kept)*95 {
+				t.Errorf("%d of %d journaled pages reused", reused, len(kept))
+			}
+			checkImage(t, c, p.image, 128<<10)
+		})
+	}
+}
+
+func isMounted(dir string) bool {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	return bytes.Contains(b, []byte(" "+dir+" "))
+}
+
+// filesBelow lists the regular files below dir. It reads metadata of a mount: use it for file systems whose
+// server is another process only.
+func filesBelow(t testing.TB, dir string) (out []string) {
+	t.Helper()
+	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			out = append(out, path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}

@@ -1,0 +1,322 @@
+package mountclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bootprof/imagepack/tree"
+	"bootprof/imagepack/tree/treetest"
+)
+
+// The test binary runs again as other programs, chosen by testRole.
+const (
+	testRole    = "BOOTPROF_TEST_ROLE"
+	roleTests   = "tests"   // the tests, in a mount namespace of their own
+	roleCompare = "compare" // compare: SOURCE MOUNTED
+	roleMount   = "mount"   // a mount command: see mountCommand
+	roleTouch   = "touch"   // reads files: PATH...
+	roleSum     = "sum"     // prints the SHA-256 of a file: PATH
+)
+
+// TestMain runs the tests in a private mount namespace, so that no other process of the machine comes to hold
+// a mount of theirs, nor sees one.
+func TestMain(m *testing.M) {
+	switch os.Getenv(testRole) {
+	case roleCompare:
+		os.Exit(compareMain(os.Args[1], os.Args[2]))
+	case roleMount:
+		os.Exit(mountMain(os.Args[1:]))
+	case roleTouch:
+		os.Exit(touchMain(os.Args[1:]))
+	case roleSum:
+		os.Exit(sumMain(os.Args[1]))
+	case roleTests:
+		os.Exit(testMain(m))
+	}
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run()) // tests that mount skip
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), testRole+"="+roleTests)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		os.Exit(exit.ExitCode())
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "starting the tests in a mount namespace:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// fusectl is where this namespace shows the FUSE connections.
+var fusectl string
+
+// testMain runs the tests in their mount namespace and fails if they leave anything behind.
+func testMain(m *testing.M) int {
+	leaveMounts()
+	tmp, err := os.MkdirTemp("", "mountclient-test-")
+	if err == nil {
+		defer os.RemoveAll(tmp)
+		fusectl = tmp + "/fusectl"
+		err = errors.Join(os.Mkdir(fusectl, 0o700), os.Mkdir(tmp+"/tmp", 0o777), os.Setenv("TMPDIR", tmp+"/tmp"))
+	}
+	if err == nil {
+		err = unix.Mount("fusectl", fusectl, "fusectl", 0, "")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "preparing the tests:", err)
+		return 1
+	}
+	defer unix.Unmount(fusectl, unix.MNT_DETACH)
+	code := m.Run()
+	removePacks()
+	left, _ := os.ReadDir(tmp + "/tmp")
+	for _, e := range left {
+		if strings.HasPrefix(e.Name(), "bootprof-") {
+			fmt.Println("FAIL: left behind:", e.Name())
+			code = 1
+		}
+	}
+	for _, m := range imageMounts() {
+		fmt.Println("FAIL: left mounted:", m.path)
+		code = 1
+	}
+	return code
+}
+
+// leaveMounts takes the mounts of other programs' images out of this namespace, which began with a copy of
+// them: a copy would keep them alive, and the watchdog must not see them.
+func leaveMounts() {
+	for _, m := range imageMounts() {
+		_ = unix.Unmount(m.path, unix.MNT_DETACH)
+	}
+}
+
+// compareMain tells the differences between a directory and its mounted image. It is a process of its own,
+// as readers of a mount are; the kernel's view of both is compared.
+func compareMain(source, mounted string) int {
+	root, err := tree.FromDir(context.Background(), source, tree.DirOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	diffs := treetest.Diff(mounted, root, treetest.Options{})
+	for _, d := range diffs {
+		fmt.Println(d)
+	}
+	return min(len(diffs), 1)
+}
+
+func sumMain(path string) int {
+	f, err := os.Open(path)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Printf("%x\n", h.Sum(nil))
+	return 0
+}
+
+func touchMain(paths []string) int {
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if err == nil {
+			_, err = io.Copy(io.Discard, f)
+			f.Close()
+		}
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	return 0
+}
+
+// mountMain is the mount command as cmd/bootprof has it, with the run directory as an argument:
+// RUNDIR CACHEDIR START-TIMEOUT TIMEOUT raw|fs fg|bg URL DIR.
+func mountMain(a []string) int {
+	start, _ := time.ParseDuration(a[2])
+	timeout, _ := time.ParseDuration(a[3])
+	return RunMount(MountOptions{
+		Options: Options{URL: a[6], CacheDir: a[1], StartTimeout: start, Timeout: timeout, Log: NewLog(os.Stderr, slog.LevelInfo)},
+		Dir:     a[7], Raw: a[4] == "raw", RunDir: a[0]}, a[5] == "fg", os.Stderr)
+}
+
+// role is this binary in another role. Its standard error is kept for the test's log.
+func role(name string, args ...string) (*exec.Cmd, *syncBuffer) {
+	cmd := exec.Command("/proc/self/exe", args...)
+	// Under the race detector a process would sleep for a second at its end.
+	cmd.Env = append(os.Environ(), testRole+"="+name, "GORACE=atexit_sleep_ms=0")
+	out := &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A process left behind keeps the output open; the command itself has ended then.
+	cmd.WaitDelay = 100 * time.Millisecond
+	return cmd, out
+}
+
+// run runs the binary in a role and returns its exit code.
+func runRole(t testing.TB, name string, args ...string) (int, string) {
+	t.Helper()
+	cmd, out := role(name, args...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String()
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// testLog writes what a client logs to the test's log.
+func testLog(t testing.TB) *slog.Logger {
+	b := &syncBuffer{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the client:\n%s", b)
+		}
+	})
+	return NewLog(b, slog.LevelDebug)
+}
+
+// needRig skips where nothing can be mounted.
+func needRig(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if _, err := os.Stat(dev); err != nil {
+			t.Skipf("mounting needs %s: %v", dev, err)
+		}
+	}
+}
+
+// watchdog aborts the FUSE connections of this mount namespace when the test takes longer than d: without
+// that, a deadlock between a push and a READ would leave a process that nothing can kill.
+func watchdog(t testing.TB, d time.Duration) {
+	t.Helper()
+	needRig(t)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		seen := map[string]bool{}
+		deadline := time.Now().Add(d)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			for _, m := range imageMounts() {
+				seen[m.conn] = m.conn != ""
+			}
+			if time.Now().Before(deadline) {
+				continue
+			}
+			for id, ok := range seen {
+				if ok {
+					t.Errorf("after %v: aborting FUSE connection %s", d, id)
+					_ = os.WriteFile(fusectl+"/"+id+"/abort", []byte("1"), 0)
+				}
+			}
+			return
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-stopped
+	})
+}
+
+// An imageMount is a FUSE file system or a file system on a loop device, mounted in this namespace.
+type imageMount struct {
+	path string
+	conn string // FUSE connection of it or of the file behind the loop device; "": none
+}
+
+func imageMounts() (out []imageMount) {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	for _, line := range strings.Split(string(b), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		major, minor, _ := strings.Cut(f[2], ":")
+		if strings.Contains(line, " - fuse") && !strings.Contains(line, " - fusectl") {
+			out = append(out, imageMount{f[4], minor})
+		} else if major == "7" {
+			m := imageMount{path: f[4]}
+			n, _ := strconv.Atoi(minor)
+			if dev, ok := loopBacking(n); ok && unix.Major(dev) == 0 {
+				m.conn = strconv.Itoa(int(unix.Minor(dev)))
+			}
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// loopBacking returns the device number of the file system that the file behind a loop device lies on.
+func loopBacking(n int) (dev uint64, ok bool) {
+	f, err := os.Open(fmt.Sprintf("/dev/loop%d", n))
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return 0, false
+	}
+	return info.Device, true
+}
+
+// eventually waits until cond holds.
+func eventually(t testing.TB, what string, d time.Duration, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(d); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, d)
+		}
+	}
+}
