@@ -3,9 +3,7 @@ package imagepack
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -155,25 +153,6 @@ func readFile(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// imageBytes reads a whole image by its ReadAt.
-func imageBytes(t testing.TB, img Image) []byte {
-	t.Helper()
-	b := make([]byte, img.Size())
-	if n, err := img.ReadAt(b, 0); n < len(b) {
-		t.Fatalf("reading the image: %d of %d bytes: %v", n, len(b), err)
-	}
-	return b
-}
-
-func imageSum(t testing.TB, img Image) (sum [32]byte) {
-	t.Helper()
-	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(img, 0, img.Size())); err != nil {
-		t.Fatal(err)
-	}
-	return [32]byte(h.Sum(nil))
 }
 
 func needRoot(t testing.TB) {

@@ -1,12 +1,12 @@
 package imagepack
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -75,18 +75,61 @@ type packWriter struct {
 	f     io.WriterAt
 	head  bpk.Header
 	stats Stats
-	done  int64 // image bytes packed
+
+	bodyStart int64 // packOff; set by writeZone
+
+	mu   sync.Mutex // guards done and the calls of opts.Progress
+	done int64      // image bytes packed
 }
 
 func (w *packWriter) progress(bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.done += bytes
 	if w.opts.Progress != nil {
 		w.opts.Progress(w.done, w.img.Size())
 	}
 }
 
+// write compresses boot zone and body at the same time: a zone of few frames does not keep all processors
+// busy.
 func (w *packWriter) write(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
 	ranges := pageRanges(w.img.Size(), w.opts.Boot)
+	pages := bpk.NewBootIndex(ranges)
+	plan := planBody(w.img.Size(), w.img.Segments(), pages)
+
+	placed := make(chan struct{})
+	zoneEnded := make(chan struct{})
+	var zoneErr error
+	go func() {
+		defer close(zoneEnded)
+		if zoneErr = w.writeZone(ctx, ranges, len(plan)); zoneErr != nil {
+			cancel(zoneErr)
+			return
+		}
+		close(placed)
+	}()
+	defer func() {
+		cancel(nil)
+		<-zoneEnded
+	}()
+	body := &bodyFile{ctx: ctx, placed: placed, start: &w.bodyStart, out: w.f}
+	if err := w.writeBody(ctx, body, pages, plan); err != nil {
+		cancel(err)
+		return context.Cause(ctx) // the first error in time: the zone's, if it ended the body
+	}
+	head := w.head.Encode()
+	if _, err := bpk.DecodeHeader(head); err != nil {
+		return fmt.Errorf("BUG: the pack's own header is refused: %w", err)
+	}
+	w.stats.Digest = bpk.Digest(head)
+	return w.put(0, head)
+}
+
+// writeZone compresses and writes the boot zone and the boot index, and finds the place of the body, which has
+// the given number of chunks.
+func (w *packWriter) writeZone(ctx context.Context, ranges []bpk.Range, chunks int) error {
 	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
 	if err != nil {
 		return err
@@ -96,8 +139,7 @@ func (w *packWriter) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plan := planBody(w.img.Size(), w.img.Segments(), boot)
-	w.layoutHead(index, boot.Pages(), zoneLen, bpk.RootLen(len(plan)))
+	w.layoutHead(index, boot.Pages(), zoneLen, bpk.RootLen(chunks))
 	if err := w.put(w.head.BootIndex.PackOff, index); err != nil {
 		return err
 	}
@@ -109,16 +151,8 @@ func (w *packWriter) write(ctx context.Context) error {
 			}
 		}
 	}
-	out.off = w.head.BodyRoot.PackOff + w.head.BodyRoot.Len // written when it is known, after the body
-	if err := w.writeBody(ctx, out, boot, plan); err != nil {
-		return err
-	}
-	head := w.head.Encode()
-	if _, err := bpk.DecodeHeader(head); err != nil {
-		return fmt.Errorf("BUG: the pack's own header is refused: %w", err)
-	}
-	w.stats.Digest = bpk.Digest(head)
-	return w.put(0, head)
+	w.bodyStart = w.head.BodyRoot.PackOff + w.head.BodyRoot.Len // the root is written when it is known
+	return nil
 }
 
 // layoutHead fills the header with all that lies before the body.
@@ -134,21 +168,24 @@ func (w *packWriter) layoutHead(index []byte, bootPages int, zoneLen, rootLen in
 }
 
 // writeBody writes the body's chunks and index, and completes the header.
-func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk.BootIndex, plan []bpk.Range) error {
-	bw := &offsetWriter{w: out.w, off: out.off}
-	buf := bufio.NewWriterSize(bw, 1<<20)
-	off := out.off
-	store := func(b []byte) (int64, error) {
-		at := off
-		_, err := buf.Write(b)
-		off += int64(len(b))
-		return at, err
-	}
-	entries, sum, err := w.packBody(ctx, boot, plan, store)
+func (w *packWriter) writeBody(ctx context.Context, body *bodyFile, boot *bpk.BootIndex, plan []bpk.Range) error {
+	entries, sum, err := w.packBody(ctx, boot, plan, body.add)
 	if err != nil {
 		return err
 	}
-	w.stats.Body = off - out.off
+	if err := body.place(); err != nil {
+		return err
+	}
+	for i := range entries {
+		if entries[i].Codec != bpk.CodecZero {
+			entries[i].PackOff += w.bodyStart
+		}
+	}
+	store := func(b []byte) (int64, error) {
+		at, err := body.add(b)
+		return w.bodyStart + at, err
+	}
+	w.stats.Body = body.len
 	root, depth, err := bpk.BuildTree(entries, store)
 	if err != nil {
 		return err
@@ -159,7 +196,7 @@ func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk
 		panic(fmt.Sprintf("BUG: body root of %d bytes, planned %d", len(root), rootLen))
 	}
 	h.BodyRoot.SHA256, h.BodyDepth, h.ImageSHA256 = sha256.Sum256(root), depth, sum
-	w.stats.BodyIndex = off - out.off - w.stats.Body + rootLen
+	w.stats.BodyIndex = body.len - w.stats.Body + rootLen
 	if w.opts.Info != nil {
 		info := w.opts.Info(h.BootPages)
 		if len(info) > bpk.MaxIndexLen {
@@ -171,11 +208,11 @@ func (w *packWriter) writeBody(ctx context.Context, out *offsetWriter, boot *bpk
 		}
 		h.Info = bpk.Block{PackOff: at, Len: int64(len(info)), SHA256: sha256.Sum256(info)}
 	}
-	if err := buf.Flush(); err != nil {
+	if err := body.buf.Flush(); err != nil {
 		return err
 	}
-	h.PackSize = off
-	w.stats.ImageSize, w.stats.PackSize = h.ImageSize, off
+	h.PackSize = w.bodyStart + body.len
+	w.stats.ImageSize, w.stats.PackSize = h.ImageSize, h.PackSize
 	return w.put(h.BodyRoot.PackOff, root)
 }
 

@@ -169,8 +169,7 @@ func (m *Mounted) mountImage(ctx context.Context, file *os.File) (calm func(cont
 	if errors.Is(err, errNeedsLoop) {
 		calm, err = m.mountLoop(file, fs)
 	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := err.(unix.Errno); ok { // of mount(2) itself; what the others say is more to the point
 		if cause := m.failed.Load(); cause != nil {
 			return nil, *cause
 		}

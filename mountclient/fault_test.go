@@ -3,6 +3,7 @@ package mountclient
 import (
 	"bytes"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,7 +133,8 @@ func TestOutage(t *testing.T) {
 	other := bytes.Clone(p.raw)
 	other[len(other)-1] ^= 1
 	for name, out := range map[string]func(s *faultserver.Server){
-		"refused": func(s *faultserver.Server) { outage(s, 700*time.Millisecond) },
+		"refused, loop": func(s *faultserver.Server) { outage(s, 700*time.Millisecond) },
+		"refused":       func(s *faultserver.Server) { outage(s, 700*time.Millisecond) },
 		"hangs": func(s *faultserver.Server) {
 			s.Script(faultserver.Always(faultserver.Hang()))
 			time.Sleep(500 * time.Millisecond)
@@ -177,7 +179,7 @@ func TestOutage(t *testing.T) {
 					}
 					watchdog(t, 40*time.Second)
 					s := p.serve(t)
-					r := mountPack(t, s, nil)
+					r := mountPack(t, s, func(o *MountOptions) { o.Loop = strings.HasSuffix(name, "loop") })
 					if hot {
 						r.hot()
 					}

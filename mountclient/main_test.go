@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -95,8 +95,8 @@ func testMain(m *testing.M) int {
 			code = 1
 		}
 	}
-	for _, m := range imageMounts() {
-		fmt.Println("FAIL: left mounted:", m.path)
+	for _, path := range imageMounts() {
+		fmt.Println("FAIL: left mounted:", path)
 		code = 1
 	}
 	return code
@@ -105,8 +105,8 @@ func testMain(m *testing.M) int {
 // leaveMounts takes the mounts of other programs' images out of this namespace, which began with a copy of
 // them: a copy would keep them alive, and the watchdog must not see them.
 func leaveMounts() {
-	for _, m := range imageMounts() {
-		_ = unix.Unmount(m.path, unix.MNT_DETACH)
+	for _, path := range imageMounts() {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
 	}
 }
 
@@ -157,13 +157,13 @@ func touchMain(paths []string) int {
 }
 
 // mountMain is the mount command as cmd/bootprof has it, with the run directory as an argument:
-// RUNDIR CACHEDIR START-TIMEOUT TIMEOUT raw|fs fg|bg URL DIR.
+// RUNDIR CACHEDIR START-TIMEOUT TIMEOUT raw|fs|loop fg|bg URL DIR.
 func mountMain(a []string) int {
 	start, _ := time.ParseDuration(a[2])
 	timeout, _ := time.ParseDuration(a[3])
 	return RunMount(MountOptions{
 		Options: Options{URL: a[6], CacheDir: a[1], StartTimeout: start, Timeout: timeout, Log: NewLog(os.Stderr, slog.LevelInfo)},
-		Dir:     a[7], Raw: a[4] == "raw", RunDir: a[0]}, a[5] == "fg", os.Stderr)
+		Dir:     a[7], Raw: a[4] == "raw", Loop: a[4] == "loop", RunDir: a[0]}, a[5] == "fg", os.Stderr)
 }
 
 // role is this binary in another role. Its standard error is kept for the test's log.
@@ -232,7 +232,7 @@ func needRig(t testing.TB) {
 	}
 }
 
-// watchdog aborts the FUSE connections of this mount namespace when the test takes longer than d: without
+// watchdog aborts the FUSE connections of this test binary's processes when the test takes longer than d: without
 // that, a deadlock between a push and a READ would leave a process that nothing can kill.
 func watchdog(t testing.TB, d time.Duration) {
 	t.Helper()
@@ -246,19 +246,17 @@ func watchdog(t testing.TB, d time.Duration) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(100 * time.Millisecond):
 			}
-			for _, m := range imageMounts() {
-				seen[m.conn] = m.conn != ""
+			for _, id := range fuseConnections() {
+				seen[id] = true
 			}
 			if time.Now().Before(deadline) {
 				continue
 			}
-			for id, ok := range seen {
-				if ok {
-					t.Errorf("after %v: aborting FUSE connection %s", d, id)
-					_ = os.WriteFile(fusectl+"/"+id+"/abort", []byte("1"), 0)
-				}
+			for id := range seen {
+				t.Errorf("after %v: aborting FUSE connection %s", d, id)
+				_ = os.WriteFile(fusectl+"/"+id+"/abort", []byte("1"), 0)
 			}
 			return
 		}
@@ -269,32 +267,44 @@ func watchdog(t testing.TB, d time.Duration) {
 	})
 }
 
-// An imageMount is a FUSE file system or a file system on a loop device, mounted in this namespace.
-type imageMount struct {
-	path string
-	conn string // FUSE connection of it or of the file behind the loop device; "": none
-}
-
-func imageMounts() (out []imageMount) {
+// imageMounts returns where FUSE file systems, EROFS ones, and file systems on loop devices are mounted in this
+// namespace.
+func imageMounts() (paths []string) {
 	b, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, line := range strings.Split(string(b), "\n") {
-		f := strings.Fields(line)
+		before, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(before)
 		if len(f) < 5 {
 			continue
 		}
-		major, minor, _ := strings.Cut(f[2], ":")
-		if strings.Contains(line, " - fuse") && !strings.Contains(line, " - fusectl") {
-			out = append(out, imageMount{f[4], minor})
-		} else if major == "7" {
-			m := imageMount{path: f[4]}
-			n, _ := strconv.Atoi(minor)
-			if dev, ok := loopBacking(n); ok && unix.Major(dev) == 0 {
-				m.conn = strconv.Itoa(int(unix.Minor(dev)))
-			}
-			out = append(out, m)
+		fs, _, _ := strings.Cut(after, " ")
+		if fs == "fuse" || fs == "erofs" || strings.HasPrefix(fs, "fuse.") || strings.HasPrefix(f[2], "7:") {
+			paths = append(paths, f[4])
 		}
 	}
-	return out
+	return paths
+}
+
+// fuseConnections returns the numbers of the FUSE connections that processes of this test binary serve.
+func fuseConnections() (ids []string) {
+	self, _ := os.Stat("/proc/self/exe")
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range procs {
+		if exe, err := os.Stat(proc + "/exe"); err != nil || !os.SameFile(exe, self) {
+			continue
+		}
+		fds, _ := os.ReadDir(proc + "/fd")
+		for _, fd := range fds {
+			if l, err := os.Readlink(proc + "/fd/" + fd.Name()); err != nil || l != "/dev/fuse" {
+				continue
+			}
+			b, _ := os.ReadFile(proc + "/fdinfo/" + fd.Name())
+			if _, id, ok := strings.Cut(string(b), "fuse_connection:"); ok {
+				ids = append(ids, strings.Fields(id)[0])
+			}
+		}
+	}
+	return ids
 }
 
 // loopBacking returns the device number of the file system that the file behind a loop device lies on.

@@ -25,14 +25,15 @@ import (
 // The mounted tree is the packed one, and after the unmount nothing is left.
 func TestMountAndUnmount(t *testing.T) {
 	for _, procs := range []int{runtime.GOMAXPROCS(0), 1} {
-		for _, kind := range []string{hotAndCold, noZone, small} {
+		for _, kind := range []string{hotAndCold, noZone, small, hotAndCold + ", loop"} {
 			t.Run(fmt.Sprintf("%s, GOMAXPROCS=%d", kind, procs), func(t *testing.T) {
 				watchdog(t, 20*time.Second)
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+				kind, loop := strings.CutSuffix(kind, ", loop")
 				p := packOf(t, kind)
 				s := p.serve(t)
 				before := takeCensus()
-				r := mountPack(t, s, nil)
+				r := mountPack(t, s, func(o *MountOptions) { o.Loop = loop })
 				r.compare(p)
 				r.compare(p)
 				st := r.Status()
@@ -165,7 +166,7 @@ func TestMountSmallMemory(t *testing.T) {
 // settle's readahead: none while booting.
 func TestMountReadahead(t *testing.T) {
 	watchdog(t, 20*time.Second)
-	r := mountPack(t, packOf(t, small).serve(t), nil)
+	r := mountPack(t, packOf(t, small).serve(t), func(o *MountOptions) { o.Loop = true })
 	if kb, err := loopdev.Readahead(r.loop); err != nil || kb != 0 {
 		t.Errorf("readahead of the loop device while booting: %d KiB, %v", kb, err)
 	}
@@ -177,8 +178,8 @@ func TestMountReadahead(t *testing.T) {
 func TestPushAndReadDoNotDeadlock(t *testing.T) {
 	p := packOf(t, hotAndCold)
 	for _, procs := range []int{1, 2} {
-		for _, raw := range []bool{false, true} {
-			t.Run(fmt.Sprintf("GOMAXPROCS=%d, raw %t", procs, raw), func(t *testing.T) {
+		for _, how := range []string{"file", "loop", "raw"} {
+			t.Run(fmt.Sprintf("GOMAXPROCS=%d, %s", procs, how), func(t *testing.T) {
 				watchdog(t, 20*time.Second)
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 				s := p.serve(t)
@@ -188,11 +189,11 @@ func TestPushAndReadDoNotDeadlock(t *testing.T) {
 					}
 					return nil
 				})
-				r := mountPack(t, s, func(o *MountOptions) { o.Raw = raw })
+				r := mountPack(t, s, func(o *MountOptions) { o.Raw, o.Loop = how == "raw", how == "loop" })
 				var readers []*exec.Cmd
 				for range 3 {
 					cmd, out := role(roleCompare, p.source, r.dir)
-					if raw {
+					if how == "raw" {
 						cmd, out = role(roleSum, r.dir+"/image")
 					}
 					if err := cmd.Start(); err != nil {

@@ -1,11 +1,8 @@
 package mountclient
 
 import (
-	"context"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,9 +18,8 @@ type rig struct {
 	t    testing.TB
 	dir  string // where it is mounted
 	run  string // run directory
-	loop int    // -1: raw
-	conn string // FUSE connection
-	sb   uint64 // device number of the FUSE file system
+	loop int    // number of the loop device; -1: none
+	sb   uint64 // device number of the FUSE file system behind it
 }
 
 // mountPack mounts what s serves.
@@ -39,17 +35,14 @@ func mountPack(t testing.TB, s *faultserver.Server, change func(*MountOptions)) 
 	if err := unix.Stat(o.Dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	r.sb = st.Dev
-	if !o.Raw {
-		if unix.Major(st.Dev) != 7 {
-			t.Fatalf("%s lies on device %d:%d, not on a loop device", o.Dir, unix.Major(st.Dev), unix.Minor(st.Dev))
-		}
+	if onLoop := unix.Major(st.Dev) == 7; onLoop {
 		r.loop = int(unix.Minor(st.Dev))
 		r.sb, _ = loopBacking(r.loop)
+	} else if o.Loop {
+		t.Errorf("%s lies on device %d:%d, not on a loop device", o.Dir, unix.Major(st.Dev), unix.Minor(st.Dev))
 	}
-	r.conn = strconv.Itoa(int(unix.Minor(r.sb)))
-	if _, err := os.Stat(filepath.Join(fusectl, r.conn)); err != nil {
-		t.Fatalf("the FUSE connection: %v", err)
+	if !isMounted(o.Dir) {
+		t.Errorf("nothing is mounted at %s", o.Dir)
 	}
 	return r
 }
@@ -139,18 +132,6 @@ func (r *rig) gone() {
 	if left, _ := os.ReadDir(r.run); len(left) > 0 {
 		r.t.Errorf("left in the run directory: %v", left)
 	}
-	// The number may be in use again, by a mount of another test.
-	if _, err := os.Stat(filepath.Join(fusectl, r.conn)); err == nil {
-		for _, m := range imageMounts() {
-			if m.conn == r.conn {
-				return
-			}
-		}
-		eventually(r.t, "FUSE connection "+r.conn+" ends", testWait, func() bool {
-			_, err := os.Stat(filepath.Join(fusectl, r.conn))
-			return err != nil
-		})
-	}
 }
 
 // openFiles returns what the descriptors of this process name.
@@ -194,7 +175,7 @@ func takeCensus() census {
 func (c census) check(t testing.TB) {
 	t.Helper()
 	var now census
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		now = takeCensus()
 		more := now.goroutines > c.goroutines || now.temp > c.temp
 		for kind, n := range now.files {
@@ -209,7 +190,7 @@ func (c census) check(t testing.TB) {
 		now.goroutines-c.goroutines, now.files, c.files, now.temp-c.temp, b[:runtime.Stack(b, true)])
 }
 
-// refuse stops the server for d, from the moment that a request was under way or d/2 has passed.
+// outage stops the server for d, from the moment that a request was under way or d/2 has passed.
 func outage(s *faultserver.Server, d time.Duration) {
 	s.Wait(len(s.Requests())+1, d/2)
 	s.Stop()
@@ -223,11 +204,4 @@ func outage(s *faultserver.Server, d time.Duration) {
 func (r *rig) hot() {
 	r.t.Helper()
 	eventually(r.t, "the boot zone", testWait, func() bool { return r.Client.hot.Load() > 0 })
-}
-
-// within is a context that ends after d.
-func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -22,6 +23,10 @@ type packInfo struct {
 	BodyLevel   string `json:"body_level"`
 	SourceBytes int64  `json:"image_bytes"`
 }
+
+// packMemory is where the garbage collector begins to work for memory instead of speed, in bytes. The boot zone's
+// compressor takes 105 MiB for each frame that it works on.
+const packMemory = 400 << 20
 
 var bodyLevels = map[string]zstd.EncoderLevel{
 	"fastest": zstd.SpeedFastest, "default": zstd.SpeedDefault, "better": zstd.SpeedBetterCompression, "best": zstd.SpeedBestCompression,
@@ -63,6 +68,7 @@ pack again with a --profile for each recorded run. The same input and profiles g
 
 func (a *app) pack(ctx context.Context, input, out, fs string, profilePaths []string, level zstd.EncoderLevel, levelName string) error {
 	began := time.Now()
+	debug.SetMemoryLimit(packMemory)
 	runs, err := readRuns(profilePaths)
 	if err != nil {
 		return err
