@@ -178,14 +178,11 @@ func (c *Client) build(life context.Context) error {
 	return nil
 }
 
-// earlyRoot returns the root of the body index out of the preload, the first time that it is asked for: a
-// damaged one is then fetched again.
+// earlyRoot returns the root of the body index out of the preload if it is there, the first time: a damaged one
+// is then fetched again. It does not wait, since a miss early in the boot would wait for the whole boot zone.
 func (c *Client) earlyRoot(b bpk.Block) ([]byte, error) {
-	if b.PackOff != c.head.BodyRoot.PackOff || c.rootTaken.Swap(true) {
+	if b.PackOff != c.head.BodyRoot.PackOff || !c.pre.has(b.PackOff+b.Len) || c.rootTaken.Swap(true) {
 		return nil, nil
-	}
-	if err := c.pre.wait(c.demand.ctx, b.PackOff+b.Len); err != nil {
-		return nil, err
 	}
 	return c.pre.read(b.PackOff, b.Len)
 }

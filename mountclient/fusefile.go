@@ -56,12 +56,12 @@ func (n *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 // a process that nothing can end and readers that wait for ever.
 func (n *imageFile) Flush(context.Context, fs.FileHandle) syscall.Errno { return syscall.ENOSYS }
 
+// Read ignores interrupts: the kernel sends one when any signal comes to the process that waits, and where
+// EROFS is mounted from the file, an interrupted read would be an error of that process's exec or stat. A
+// process that is being killed waits for the answer, as on a local disk.
 func (n *imageFile) Read(ctx context.Context, _ fs.FileHandle, dst []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	m, err := n.read(ctx, dst, off)
+	m, err := n.read(context.WithoutCancel(ctx), dst, off)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, syscall.EINTR
-		}
 		n.log.Error("read fails", "offset", off, "bytes", len(dst), "error", err)
 		return nil, syscall.EIO
 	}

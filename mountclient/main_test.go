@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,6 +73,8 @@ var fusectl string
 // testMain runs the tests in their mount namespace and fails if they leave anything behind.
 func testMain(m *testing.M) int {
 	leaveMounts()
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // these tests wait more than they work
 	tmp, err := os.MkdirTemp("", "mountclient-test-")
 	if err == nil {
 		defer os.RemoveAll(tmp)

@@ -40,7 +40,7 @@ var packs struct {
 
 // Kinds of test packs. All hold the same tree.
 const (
-	hotAndCold = "hot and cold" // the boot zone holds part of the files, 2 MB stored; more than the opening requests
+	hotAndCold = "hot and cold" // the boot zone holds part of the files, 1 MB stored; more than the opening requests
 	noZone     = "no zone"      // everything is body
 	small      = "small"        // a few files, shorter than the opening requests
 )
@@ -132,9 +132,9 @@ func bootOf(kind string, img imagepack.Image) (out []profiles.Range) {
 		s := segs[i]
 		switch {
 		case s.Kind != imagemap.Data:
-		case i%2 == 0 && s.ImageLen > 3*bpk.PageSize:
+		case i%4 == 0 && s.ImageLen > 3*bpk.PageSize:
 			out = append(out, profiles.Range{ImageOff: s.ImageOff + bpk.PageSize, Len: s.ImageLen - 2*bpk.PageSize})
-		case i%2 == 0:
+		case i%4 == 0:
 			out = append(out, profiles.Range{ImageOff: s.ImageOff, Len: s.ImageLen})
 		}
 	}

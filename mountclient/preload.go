@@ -49,6 +49,7 @@ type preload struct {
 	segs   []*segment
 	prefix int   // segs[:prefix] are complete
 	next   int   // segs[next:] are not taken yet
+	going  int   // workers that have ended their opening segment
 	end    int64 // of the last segment
 	want   int64 // up to where the bytes must be there for a waiter to be woken
 	err    error // permanent: the preload will not go on
@@ -69,8 +70,8 @@ func startPreload(ctx context.Context, fetch *fetcher, running *sync.WaitGroup) 
 		p.add(n)
 	}
 	context.AfterFunc(ctx, p.wake)
-	for i := range openingSegments {
-		running.Go(func() { p.work(ctx, i < preloadStreams) })
+	for range openingSegments {
+		running.Go(func() { p.work(ctx) })
 	}
 	return p, nil
 }
@@ -102,9 +103,10 @@ func (p *preload) extend(end int64) {
 	p.cond.Broadcast()
 }
 
-// work fetches a segment, and then others until ctx ends if it is to go on.
-func (p *preload) work(ctx context.Context, goOn bool) {
-	for first := true; first || goOn; first = false {
+// work fetches an opening segment and then, if it is one of the first preloadStreams workers to be done with
+// that, others until ctx ends.
+func (p *preload) work(ctx context.Context) {
+	for goOn, first := true, true; goOn; first = false {
 		s := p.take(ctx)
 		if s == nil {
 			return
@@ -119,7 +121,19 @@ func (p *preload) work(ctx context.Context, goOn bool) {
 				return
 			}
 		}
+		if first {
+			goOn = p.goOn()
+		}
 	}
+}
+
+// goOn tells whether a worker that has ended its opening segment is one of the first preloadStreams. Which
+// connections are the fast ones is not known before, and one that stands still must not hold up the others.
+func (p *preload) goOn() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.going++
+	return p.going <= preloadStreams
 }
 
 // finish notes how a fetch of s ended and tells whether it need not be repeated.
@@ -242,6 +256,13 @@ func (p *preload) wait(ctx context.Context, packEnd int64) error {
 		p.want = min(p.want, packEnd)
 		p.cond.Wait()
 	}
+}
+
+// has tells whether [0, packEnd) is there; packEnd lies inside the remote file.
+func (p *preload) has(packEnd int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.have() >= packEnd
 }
 
 // read returns [packOff, packOff+n) of what wait has waited for.

@@ -65,7 +65,8 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if permanent(err) && !f.used() {
+		size := f.src.pin.size()
+		if permanent(err) && (!f.used() || beyondEnd(err) && size >= 0 && off >= size) {
 			return err
 		}
 		if last == nil || !errors.Is(err, errStalled) {

@@ -319,3 +319,20 @@ func TestOutageIsToldOnce(t *testing.T) {
 		t.Errorf("told:\n%s", got)
 	}
 }
+
+// A blind request beyond the end of a short file is over with its answer, even if the mount is in use by then: it
+// is not an outage.
+func TestStreamBeyondTheEndInUse(t *testing.T) {
+	s := serveBytes(t, testFile(1000))
+	f := newTestFetcher(t, s)
+	if _, err := f.bytes(t.Context(), 0, 1000); err != nil {
+		t.Fatal(err)
+	}
+	f.setInUse()
+	if err := f.stream(soon(t), 1000, 100, func([]byte) {}); !beyondEnd(err) {
+		t.Errorf("%v", err)
+	}
+	if n := len(s.Requests()); n != 2 {
+		t.Errorf("%d requests, want 2", n)
+	}
+}
