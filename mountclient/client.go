@@ -9,9 +9,10 @@
 //  3. pusher hands the pages to the kernel's page cache, where most reads find them: they never reach us.
 //  4. imageFile, the one file of a FUSE file system, answers the other reads: from the store, by waiting for a
 //     boot page that is on its way, or by a demand fetch of a body chunk.
-//  5. A loop device on the image file carries the mounted file system. The FUSE mount itself is detached from
-//     the tree as soon as the loop device holds the file: when the last user of the file system goes, the
-//     kernel lets go of loop device, file and FUSE connection in turn, and the client ends.
+//  5. The kernel mounts the file system in the image file: EROFS straight from the file where it can, anything
+//     else by a loop device. The FUSE mount itself is detached from the tree as soon as the kernel holds the
+//     file: when the last user of the file system goes, the kernel lets go of loop device, file and FUSE
+//     connection in turn, and the client ends.
 //
 // A reader never sees an unverified byte, and never an error for a fault of the network unless
 // Options.Timeout asks for it.
@@ -104,36 +105,57 @@ func (c *Client) open(ctx, life context.Context) error {
 		}
 		return err
 	}
-	raw, err := c.pre.read(0, bpk.HeaderSize)
-	if err != nil {
+	if err := c.preloaded(ctx, bpk.Block{Len: bpk.HeaderSize}, func(raw []byte) (err error) {
+		c.digest = bpk.Digest(raw)
+		if c.head, err = bpk.DecodeHeader(raw); errors.Is(err, bpk.ErrNotPack) {
+			err = &NotPackError{URL: url, Why: fmt.Sprintf("it starts with %q", raw[:8])}
+		}
+		return err
+	}); err != nil {
 		return err
 	}
-	if c.head, err = bpk.DecodeHeader(raw); errors.Is(err, bpk.ErrNotPack) {
-		return &NotPackError{URL: url, Why: fmt.Sprintf("it starts with %q", raw[:8])}
-	} else if err != nil {
-		return fmt.Errorf("%s: %w", url, err)
-	}
-	c.digest = bpk.Digest(raw)
 	if err := checkDigest(c.opts.Digest, c.digest); err != nil {
 		return fmt.Errorf("%s: %w", url, err)
 	}
 	if size := c.fetch.src.pin.size(); size != c.head.PackSize {
 		return &bpk.CorruptError{What: url, Why: fmt.Sprintf("%d bytes on the server instead of %d: uploaded in part?", size, c.head.PackSize)}
 	}
-	ix := c.head.BootIndex
-	if err := c.pre.wait(ctx, ix.PackOff+ix.Len); err != nil {
+	c.pre.extend(c.head.BootIndex.PackOff + c.head.BootIndex.Len)
+	if err := c.preloaded(ctx, c.head.BootIndex, func(raw []byte) (err error) {
+		if err := bpk.CheckBlock("boot index", c.head.BootIndex, raw); err != nil {
+			return err
+		}
+		c.index, err = bpk.DecodeBootIndex(c.head, raw)
 		return err
-	}
-	if raw, err = c.pre.read(ix.PackOff, ix.Len); err != nil {
+	}); err != nil {
 		return err
-	}
-	if err := bpk.CheckBlock("boot index", ix, raw); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
-	}
-	if c.index, err = bpk.DecodeBootIndex(c.head, raw); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
 	}
 	return c.build(life)
+}
+
+// preloaded hands the preloaded bytes of a block to decode. If they are damaged they are fetched once more.
+func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte) error) error {
+	if err := c.pre.wait(ctx, b.PackOff+b.Len); err != nil {
+		return err
+	}
+	raw, err := c.pre.read(b.PackOff, b.Len)
+	if err != nil {
+		return err
+	}
+	if err = decode(raw); isCorrupt(err) {
+		c.fetch.src.count.corrupt.Add(1)
+		if raw, err := c.fetch.bytes(ctx, b.PackOff, b.Len); err != nil {
+			return err
+		} else if err = decode(raw); err != nil {
+			return fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+		}
+		return nil
+	}
+	var notPack *NotPackError
+	if err != nil && !errors.As(err, &notPack) {
+		err = fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+	}
+	return err
 }
 
 // build makes store, boot zone and demand, and lets the preload go on to the boot zone's end.

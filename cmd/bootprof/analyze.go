@@ -14,6 +14,7 @@ import (
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/atomicfile"
+	"bootprof/mountclient"
 	"bootprof/profiles"
 )
 
@@ -46,7 +47,7 @@ bound: the time that no client can beat with these pages in this order.`,
 				return usage(cmd, errors.New("--pages-to needs the image: name its --pack"))
 			}
 			if packPath != "" {
-				p, done, err := openPack(packPath)
+				p, done, err := openPack(packPath, packPath)
 				if err != nil {
 					return err
 				}
@@ -78,11 +79,11 @@ bound: the time that no client can beat with these pages in this order.`,
 	return cmd
 }
 
-// openPack opens a pack file; done closes it.
-func openPack(path string) (p *bpk.Pack, done func() error, err error) {
+// openPack opens the pack file at path; done closes it. Errors call it name.
+func openPack(path, name string) (p *bpk.Pack, done func() error, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, &codedError{mountclient.ExitFormat, err}
 	}
 	st, err := f.Stat()
 	if err == nil {
@@ -90,7 +91,7 @@ func openPack(path string) (p *bpk.Pack, done func() error, err error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return p, f.Close, nil
 }

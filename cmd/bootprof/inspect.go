@@ -67,7 +67,7 @@ type packReport struct {
 }
 
 func (a *app) inspectPack(path string, asJSON bool) error {
-	p, done, err := openPack(path)
+	p, done, err := openPack(path, path)
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,9 @@ pack again with a --profile for each recorded run. The same input and profiles g
 			if !ok {
 				return usage(cmd, fmt.Errorf("--level %s: want fastest, default, better or best", level))
 			}
+			if fs != "" && fs != imagepack.FSErofs && fs != imagepack.FSKeep {
+				return usage(cmd, fmt.Errorf("--fs %s: want %s or %s", fs, imagepack.FSErofs, imagepack.FSKeep))
+			}
 			if out == "" {
 				return usage(cmd, fmt.Errorf("where to write the pack: -o OUT.bpk is missing"))
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"bootprof/analyzer"
 	"bootprof/imagepack"
@@ -15,6 +16,9 @@ func readRuns(paths []string) ([]*profiles.Run, error) {
 	var out []*profiles.Run
 	for _, p := range paths {
 		run, err := profiles.ReadFile(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = &imagepack.InputError{Path: p, Err: errors.New("no such file")}
+		}
 		if err != nil {
 			return nil, err
 		}

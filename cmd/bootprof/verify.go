@@ -39,9 +39,9 @@ func (a *app) verify(ctx context.Context, name string) error {
 		}
 		path = f.Name()
 	}
-	p, done, err := openPack(path)
+	p, done, err := openPack(path, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return err
 	}
 	defer done()
 	bar := newProgress(a.stderr, "verifying")
