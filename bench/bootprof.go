@@ -114,8 +114,8 @@ type Bound struct {
 	Pages           int64   `json:"pages"`
 }
 
-// LowerBound asks for the bound of a boot with these runs over the link. pack is the one they were recorded on, for the
-// compressed size of the pages; with "" the bound counts them uncompressed. local is the time of a boot from local disk, to
+// LowerBound asks for the bound of a boot with these runs over the link. pack is the one made with them, for the compressed
+// size of the pages; with "" the bound counts them uncompressed. local is the time of a boot from local disk, to
 // which the recorded times are scaled: recording slows a boot. 0: as recorded.
 func LowerBound(ctx context.Context, binary string, runs []string, pack string, p link.Params, local time.Duration) (Bound, error) {
 	p.Loss = 0 // the bound knows none

@@ -58,7 +58,7 @@ fi
 # What the touched pages take as one stream, to compare the bytes on the link with.
 pages=$build/$kind.pages
 if ! [ "$pages.zst" -nt "$trained" ]; then
-	"$build/bootprof" analyze --pack "$plain" --pages-to "$pages" --json "${runs[@]}" >/dev/null
+	"$build/bootprof" analyze --pack "$trained" --pages-to "$pages" --json "${runs[@]}" >/dev/null
 	longstep "the touched pages under zstd -19" "$build/$kind.zstd.log" zstd -19 -q -f --rm "$pages" -o "$pages.zst"
 fi
 

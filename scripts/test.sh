@@ -38,7 +38,8 @@ step "tests"
 go test -count=1 -timeout 20m ./...
 
 step "race detector"
-go test -count=1 -race -timeout 20m ./mountclient/... ./recorder/... ./analyzer/... ./imagepack/... ./internal/...
+go test -count=1 -race -timeout 20m ./mountclient ./recorder ./internal/... ./imagepack/erofs ./imagepack/tree ./imagepack/squashfs
+go test -count=1 -race -timeout 20m -run 'WriteReproducible|CheckFrame|LeavesTheDirectory|BodyTree|BootChunksStream' ./imagepack ./imagepack/bpk
 
 step "one processor"
 GOMAXPROCS=1 go test -count=1 -timeout 10m ./mountclient/... ./recorder/...

@@ -72,7 +72,7 @@ bound: the time that no client can beat with these pages in this order.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&links, "link", nil, "a link to price, `RATE/RTT` such as 100mbit/20ms; several may be given")
-	f.StringVar(&packPath, "pack", "", "measure compressed sizes on the image in this `PACK` that the runs were recorded on")
+	f.StringVar(&packPath, "pack", "", "take compressed sizes from this `PACK` of the recorded image")
 	f.StringVar(&pagesTo, "pages-to", "", "write the pages of the plan, in boot order, to `FILE`; needs --pack")
 	f.DurationVar(&bootTime, "boot-time", 0, "what the boot takes from a local disk, if known: recorded times are scaled to it")
 	f.BoolVar(&asJSON, "json", false, "JSON on stdout")
@@ -96,9 +96,14 @@ func openPack(path, name string) (p *bpk.Pack, done func() error, err error) {
 	return p, f.Close, nil
 }
 
-// compressedSizes returns the wire bytes of ranges of a pack's image up to and with each, if they were a
-// boot zone in this order. The pages themselves go to the file pagesTo, unless that is "".
+// compressedSizes returns the wire bytes of ranges of a pack's image up to and with each: those of the pack's
+// boot zone if it holds them all, else what they would take as a boot zone in this order. The pages
+// themselves go to the file pagesTo, unless that is "".
 func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range, pagesTo string) ([]int64, error) {
+	sizes, inZone := zoneSizes(p.Boot, ranges)
+	if inZone && pagesTo == "" {
+		return sizes, nil
+	}
 	f, err := os.CreateTemp("", "bootprof-image-")
 	if err != nil {
 		return nil, err
@@ -116,7 +121,29 @@ func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range, 
 			return nil, err
 		}
 	}
+	if inZone {
+		return sizes, nil
+	}
 	return imagepack.CompressedSizes(f, ranges)
+}
+
+// zoneSizes returns the stored bytes of a boot zone up to and with the last page of each range, and whether the
+// zone holds all of them. Within a chunk, bytes are shared out by pages.
+func zoneSizes(x *bpk.BootIndex, ranges []profiles.Range) ([]int64, bool) {
+	out := make([]int64, len(ranges))
+	upTo := int64(0)
+	for i, r := range ranges {
+		for page := r.ImageOff / bpk.PageSize; page*bpk.PageSize < r.ImageOff+r.Len; page++ {
+			pos, ok := x.Position(page)
+			if !ok {
+				return nil, false
+			}
+			c := &x.Chunks[x.ChunkOf(pos)]
+			upTo = max(upTo, c.PackOff-x.Chunks[0].PackOff+c.Len*int64(pos-c.First+1)/int64(c.Pages))
+		}
+		out[i] = upTo
+	}
+	return out, true
 }
 
 // writePages writes the ranges of an image, one after the other, to the file at path.

@@ -117,7 +117,7 @@ func run(ctx context.Context, f flags) error {
 	report.Describe()
 	report.Summary = bench.Summarize(report.Results, report.Baseline)
 	if len(f.runs) > 0 {
-		bound, berr := bench.LowerBound(ctx, f.bootprof, f.runs, f.plainPack, f.link, localTime(f, report.Summary))
+		bound, berr := bench.LowerBound(ctx, f.bootprof, f.runs, f.pack, f.link, localTime(f, report.Summary))
 		err = errors.Join(err, berr)
 		bound.Zstd19Bytes = f.zstd19
 		if berr == nil {
