@@ -11,13 +11,12 @@ import (
 	"time"
 )
 
-// Tuning of the preload. Segments are handed out in order, so that with several in flight the first pages of
-// the boot do not wait behind bytes that are needed late.
+// Tuning of the preload. Behind the opening, one stream brings the rest in order: with several, the page that is
+// needed next waits behind bytes that are needed later (three streams of 1 MiB each: a boot of 270 MB of pages in
+// 4.16 s instead of 4.03 s). A stream that breaks off goes on where it was.
 const (
-	preloadStreams = 3         // connections that go on when the opening is done
-	segmentBytes   = 320 << 10 // of a zone up to largeZoneBytes
-	largeSegment   = 1 << 20   // of a larger zone
-	largeZoneBytes = 16 << 20
+	preloadStreams = 1
+	segmentBytes   = 64 << 20 // of one request
 )
 
 // Behind the opening, a stream that gives few bytes at a time is read every gatherTime only: at 100 Mbit/s
@@ -91,14 +90,10 @@ func (p *preload) add(n int64) {
 
 // extend makes the preload go on to packOff end.
 func (p *preload) extend(end int64) {
-	size := int64(segmentBytes)
-	if end > largeZoneBytes {
-		size = largeSegment
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.end < end {
-		p.add(min(size, end-p.end))
+		p.add(min(segmentBytes, end-p.end))
 	}
 	p.cond.Broadcast()
 }
