@@ -47,4 +47,7 @@ GOMAXPROCS=1 go test -count=1 -timeout 10m ./mountclient/... ./recorder/...
 step "fuzzers, ${FUZZTIME:=5s} each"
 FUZZTIME=$FUZZTIME "$here/fuzz.sh"
 
+step "the demo, one round: a real Debian, recorded, packed, mounted over a link and booted"
+ROUNDS=1 FETCH_ROUNDS=1 RECORDINGS=2 "$here/demo.sh" debian
+
 step "done"
