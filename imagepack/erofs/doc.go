@@ -1,4 +1,4 @@
-// Package erofs plans uncompressed EROFS images of a tree and reads the map of any EROFS image.
+// Package erofs plans uncompressed EROFS images of a tree, and reads the tree and the map of any EROFS image.
 //
 // # Writing
 //
@@ -33,8 +33,16 @@
 //
 // # Reading
 //
-// ReadMap walks any EROFS image and says which file each range belongs to. Images are foreign bytes: an
-// image that contradicts itself is a *CorruptError, and the work is limited by the size of the image.
+// ReadMap walks any EROFS image and says which file each range belongs to. ReadTree returns its tree, of compressed
+// images too, so that they can be laid out anew. Images are foreign bytes: an image that contradicts itself is a
+// *CorruptError, and work and memory are limited by the size of the image.
+//
+// A compressed file is cut into extents, each of which unpacks from a pcluster of one or more blocks. It may be
+// compressed with LZ4, MicroLZMA, DEFLATE or Zstandard, be plain, be a hole, share its pcluster with other
+// extents, lie behind the inode or in the packed inode, a hidden file of the tails of others. Indexes, one per
+// block of content, tell where extents begin. They have 8 bytes, or 4 or 2 in packs of bit fields.
+//
+// Later additions are not read: 48-bit addresses, metadata that is compressed, more than one device.
 //
 // # Traps
 //
@@ -43,5 +51,7 @@
 //   - The superblock checksum covers the rest of its block too, so the first block holds no file content.
 //   - Directory entries are sorted by bytes, and "." is not always first: "-" and "!" sort before it.
 //   - An inline tail may not cross a block border; xattrs and chunk maps may.
+//   - mkfs.erofs 1.5 ignores options it does not know, fragments and dedupe among them.
+//   - Of compressed data the end is at the end of its pcluster, and zeros come before it.
 //   - The UUID is made from the metadata only: images that differ in contents alone share it.
 package erofs

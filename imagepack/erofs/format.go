@@ -16,9 +16,14 @@ const (
 	compatChecksum = 0x1
 	compatMtime    = 0x2
 
-	incompatChunked   = 0x4
-	incompatDevices   = 0x8
-	incompatSupported = 0x7f // up to long xattr prefixes; later ones change inodes and addresses
+	compatPlainPrefixes = 0x10 // long xattr prefixes are not in the packed inode
+
+	incompatZeroPadding = 0x1
+	incompatChunked     = 0x4
+	incompatDevices     = 0x8
+	incompatFragments   = 0x20
+	incompatPrefixes    = 0x40
+	incompatSupported   = 0x7f // up to long xattr prefixes; later ones change inodes and addresses
 
 	inodeCompactSize  = 32
 	inodeExtendedSize = 64

@@ -2,24 +2,27 @@ package erofs
 
 import (
 	"bytes"
+	"sort"
 
 	"bootprof/imagepack/imagemap"
+	"bootprof/imagepack/tree"
 )
 
-// walk visits all inodes in the order of tree.Walk, each under its first path.
-func (w *walker) walk() error {
+// walk visits all inodes in the order of tree.Walk, each under its first path. For ReadTree it returns the root.
+func (w *walker) walk() (*tree.Inode, error) {
 	type dirState struct {
 		path    string
 		entries []dirent
+		node    *tree.Inode // ReadTree only
 	}
-	root, err := w.visit(w.rootNid, "")
+	below, root, err := w.visit(w.rootNid, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if root == nil {
-		return corrupt(w.metaBase+int64(w.rootNid)*nidUnit, "the root is not a directory")
+	if below == nil {
+		return nil, corrupt(w.metaBase+int64(w.rootNid)*nidUnit, "the root is not a directory")
 	}
-	stack := []dirState{{"", root}}
+	stack := []dirState{{"", below, root}}
 	for len(stack) > 0 {
 		d := &stack[len(stack)-1]
 		if len(d.entries) == 0 {
@@ -28,7 +31,8 @@ func (w *walker) walk() error {
 		}
 		e := d.entries[0]
 		d.entries = d.entries[1:]
-		if w.seen[e.nid] {
+		node, known := w.seen[e.nid]
+		if known && !w.tree {
 			continue
 		}
 		path := e.name
@@ -36,17 +40,27 @@ func (w *walker) walk() error {
 			path = d.path + "/" + e.name
 		}
 		if w.paths -= int64(len(path)); w.paths < 0 || len(path) > maxPath {
-			return corrupt(0, "directories are nested too deep: a path of %d bytes", len(path))
+			return nil, corrupt(0, "directories are nested too deep: a path of %d bytes", len(path))
 		}
-		below, err := w.visit(e.nid, path)
-		if err != nil {
-			return err
+		parent := d.node
+		if !known {
+			if below, node, err = w.visit(e.nid, path); err != nil {
+				return nil, err
+			}
+			if len(below) > 0 {
+				if len(stack) > maxDepth && w.tree {
+					return nil, corrupt(0, "more than %d directories deep", maxDepth)
+				}
+				stack = append(stack, dirState{path, below, node})
+			}
+		} else if node.IsDir() {
+			return nil, corrupt(w.metaBase+int64(e.nid)*nidUnit, "the directory %.200q has a second name", "/"+path)
 		}
-		if len(below) > 0 {
-			stack = append(stack, dirState{path, below})
+		if w.tree {
+			parent.Entries = append(parent.Entries, tree.Entry{Name: e.name, Inode: node})
 		}
 	}
-	return nil
+	return root, nil
 }
 
 // A dirent is an entry of a directory.
@@ -56,7 +70,7 @@ type dirent struct {
 }
 
 // readDir reads the entries of a directory, without "." and "..", from its content. The result is not nil.
-func (w *walker) readDir(n *inode, content []imagemap.Segment) ([]dirent, error) {
+func (w *walker) readDir(content []imagemap.Segment) ([]dirent, error) {
 	entries := []dirent{}
 	for _, s := range content {
 		if err := w.spend(s.ImageOff, s.ImageLen); err != nil {
@@ -65,7 +79,7 @@ func (w *walker) readDir(n *inode, content []imagemap.Segment) ([]dirent, error)
 		for done := int64(0); done < s.ImageLen; {
 			b := make([]byte, min(s.ImageLen-done, 1<<w.blkBits))
 			at := s.ImageOff + done
-			if err := w.r.read(b, at); err != nil {
+			if err := w.meta.read(b, at); err != nil {
 				return nil, err
 			}
 			var err error
@@ -76,6 +90,20 @@ func (w *walker) readDir(n *inode, content []imagemap.Segment) ([]dirent, error)
 		}
 	}
 	return entries, nil
+}
+
+// sortEntries puts entries in the order of a tree. Most images have them in that order.
+func sortEntries(entries []dirent, path string) error {
+	less := func(i, j int) bool { return entries[i].name < entries[j].name }
+	if !sort.SliceIsSorted(entries, less) {
+		sort.SliceStable(entries, less)
+	}
+	for i := 1; i < len(entries); i++ {
+		if entries[i-1].name == entries[i].name {
+			return corrupt(0, "the directory %.200q has the name %q twice", "/"+path, entries[i].name)
+		}
+	}
+	return nil
 }
 
 // parseDirents appends the entries of one directory block, which lies at imageOff.

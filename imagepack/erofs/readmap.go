@@ -6,16 +6,17 @@ import (
 	"io"
 
 	"bootprof/imagepack/imagemap"
+	"bootprof/imagepack/tree"
 )
 
-// ErrCompressed says that an image has compressed files. ReadMap then returns a map without their
-// contents, along with an error that Is ErrCompressed.
+// ErrCompressed says that an image has compressed files: a recording of it is coarse, because reading any page
+// of them reads a whole compressed block. ReadMap then returns both a map and an error that Is ErrCompressed.
 var ErrCompressed = errors.New("the image has compressed files")
 
 // ErrNotErofs says that there is no EROFS superblock.
 var ErrNotErofs = errors.New("not an EROFS image")
 
-// An UnsupportedError says that an image uses something of EROFS that ReadMap does not know.
+// An UnsupportedError says that an image uses something of EROFS that this package does not read.
 type UnsupportedError struct{ What string }
 
 func (e *UnsupportedError) Error() string { return "EROFS image not supported: " + e.What }
@@ -41,24 +42,21 @@ func Probe(r io.ReaderAt) bool {
 	return n == len(b) && le.Uint32(b[:]) == magic
 }
 
-// ReadMap reads the map of the EROFS image of size bytes in r. Contents on other devices are left out, as
-// are compressed ones (see ErrCompressed).
+// ReadMap reads the map of the EROFS image of size bytes in r. Contents on other devices are left out. A
+// segment of a compressed file (see ErrCompressed) is a compressed block with what it unpacks to; several files
+// that have parts of one block, or the same part, share its range.
 //
 // Work and memory are bounded by the size of the image: sound metadata never overlaps, so a walk that
 // reads more bytes of it than the image has ends with an error.
 func ReadMap(r io.ReaderAt, size int64) (*imagemap.Map, error) {
-	w := &walker{
-		r:        &cachedReader{r: r, size: size},
-		size:     size,
-		budget:   size,
-		paths:    minPathBytes + size/2,
-		seen:     make(map[uint64]bool),
-		sharedAt: make(map[int64]bool),
-	}
+	w := newWalker(r, size)
 	if err := w.readSuper(); err != nil {
 		return nil, err
 	}
-	if err := w.walk(); err != nil {
+	if err := w.openPacked(); err != nil {
+		return nil, err
+	}
+	if _, err := w.walk(); err != nil {
 		return nil, err
 	}
 	m := imagemap.New(w.segs)
@@ -71,32 +69,54 @@ func ReadMap(r io.ReaderAt, size int64) (*imagemap.Map, error) {
 const (
 	maxPath      = 1 << 20   // bytes of one path; 2048 names of 255 bytes are half of it
 	minPathBytes = 128 << 20 // bytes of all paths that any image may have
-	minPieces    = 1 << 20   // pieces of chunk-based files that any image may have
+	minPieces    = 1 << 20   // pieces of chunk-based and compressed files that any image may have
 )
 
-// A walker is the state of one ReadMap.
+// A walker is the state of one ReadMap or ReadTree.
 type walker struct {
-	r      *cachedReader
-	size   int64
+	*image
+	meta   *cachedReader
 	budget int64 // bytes of metadata that may still be read
 	paths  int64 // bytes of paths that may still be made
-	pieces int64 // pieces of chunk-based files that may still be recorded
+	pieces int64 // pieces of chunk-based and compressed files that may still be recorded
 
-	blkBits   uint
-	metaBase  int64 // bytes; where nid 0 lies
-	xattrBase int64 // bytes; where shared xattr 0 lies
-	rootNid   uint64
-	devices   bool // some addresses may be of other devices
+	metaBase     int64 // bytes; where nid 0 lies
+	xattrBase    int64 // bytes; where shared xattr 0 lies
+	rootNid      uint64
+	packedNid    uint64 // of the inode that holds fragments; 0: none
+	devices      bool   // some addresses may be of other devices
+	buildSec     int64  // the time of compact inodes counts from here
+	buildNsec    uint32
+	prefixes     int // number of long xattr prefixes
+	prefixOff    int64
+	prefixPacked bool // they lie in the packed inode
 
-	seen       map[uint64]bool // inodes, by nid
-	sharedAt   map[int64]bool  // shared xattrs, by place in the image
+	seen       map[uint64]*tree.Inode // by nid; nil while making a map
+	sharedAt   map[int64]tree.Xattr   // shared xattrs, by place in the image
 	compressed int
 	segs       []imagemap.Segment
+
+	packedIndex *zindex // of the packed inode, while making a map
+	packedLast  zextent // its extent used last: fragments mostly follow each other
+
+	tree     bool     // ReadTree: make inodes, not segments
+	longName []string // long xattr prefixes
+}
+
+func newWalker(r io.ReaderAt, size int64) *walker {
+	return &walker{
+		image:    &image{r: r, size: size, cache: newBlockCache(dataCacheBytes)},
+		meta:     &cachedReader{r: r, size: size},
+		budget:   size,
+		paths:    minPathBytes + size/2,
+		seen:     make(map[uint64]*tree.Inode),
+		sharedAt: make(map[int64]tree.Xattr),
+	}
 }
 
 func (w *walker) readSuper() error {
 	var b [superSize]byte
-	if err := w.r.read(b[:], superOff); err != nil {
+	if err := w.meta.read(b[:], superOff); err != nil {
 		if errors.As(err, new(*CorruptError)) {
 			return fmt.Errorf("%w: it has %d bytes only", ErrNotErofs, w.size)
 		}
@@ -115,11 +135,20 @@ func (w *walker) readSuper() error {
 	case b[90] != 0:
 		return &UnsupportedError{fmt.Sprintf("directory blocks of 2^%d blocks", b[90])}
 	}
+	w.zeroPadded = features&incompatZeroPadding != 0
 	w.pieces = minPieces + 2*(w.size>>w.blkBits)
 	w.devices = features&incompatDevices != 0 && le.Uint16(b[86:]) > 0
 	w.rootNid = uint64(le.Uint16(b[14:]))
 	w.metaBase = int64(le.Uint32(b[40:])) << w.blkBits
 	w.xattrBase = int64(le.Uint32(b[44:])) << w.blkBits
+	w.buildSec, w.buildNsec = int64(le.Uint64(b[24:])), le.Uint32(b[32:])
+	if features&incompatFragments != 0 {
+		w.packedNid = le.Uint64(b[96:])
+	}
+	if features&incompatPrefixes != 0 {
+		w.prefixes, w.prefixOff = int(b[91]), int64(le.Uint32(b[92:]))*4
+		w.prefixPacked = w.packedNid != 0 && le.Uint32(b[8:])&compatPlainPrefixes == 0
+	}
 	length := superSize + int64(b[13])*16
 	return w.add(imagemap.Segment{ImageLen: superOff + length, Kind: imagemap.Meta})
 }
@@ -148,44 +177,5 @@ func (w *walker) add(s imagemap.Segment) error {
 			"/"+s.Path, s.ImageOff, s.ImageLen, w.size)
 	}
 	w.segs = append(w.segs, s)
-	return nil
-}
-
-// A cachedReader reads small pieces through a few large ones.
-type cachedReader struct {
-	r      io.ReaderAt
-	size   int64
-	blocks map[int64][]byte
-}
-
-const (
-	cacheBlock  = 64 << 10
-	cacheBlocks = 64
-)
-
-// read fills p from imageOff on. Less than that is a *CorruptError.
-func (c *cachedReader) read(p []byte, imageOff int64) error {
-	if imageOff < 0 || imageOff > c.size || int64(len(p)) > c.size-imageOff {
-		return corrupt(imageOff, "[%d +%d) lies outside the image of %d bytes", imageOff, len(p), c.size)
-	}
-	for len(p) > 0 {
-		at := imageOff / cacheBlock * cacheBlock
-		b, ok := c.blocks[at]
-		if !ok {
-			b = make([]byte, min(cacheBlock, c.size-at))
-			if n, err := c.r.ReadAt(b, at); n < len(b) {
-				if err == nil || errors.Is(err, io.EOF) {
-					err = io.ErrUnexpectedEOF
-				}
-				return fmt.Errorf("reading EROFS metadata at %d: %w", at, err)
-			}
-			if c.blocks == nil || len(c.blocks) >= cacheBlocks {
-				c.blocks = make(map[int64][]byte)
-			}
-			c.blocks[at] = b
-		}
-		n := copy(p, b[imageOff-at:])
-		p, imageOff = p[n:], imageOff+int64(n)
-	}
 	return nil
 }
