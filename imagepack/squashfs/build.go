@@ -1,6 +1,7 @@
 package squashfs
 
 import (
+	"fmt"
 	"sort"
 	"strings"
 
@@ -62,7 +63,10 @@ func (b *builder) node(ref uint64, path string, depth int) (*tree.Inode, error) 
 	}
 	raw, err := b.readInode(ref)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading %q: %w", "/"+path, err)
+	}
+	if raw.content != nil {
+		raw.content.path = path
 	}
 	n := raw.n
 	b.inodes[ref] = n

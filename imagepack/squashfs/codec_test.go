@@ -3,7 +3,6 @@ package squashfs
 import (
 	"bytes"
 	"compress/zlib"
-	"math/rand"
 	"runtime"
 	"testing"
 
@@ -12,7 +11,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-func pack(t *testing.T, comp uint16, data []byte) []byte {
+func pack(t testing.TB, comp uint16, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	var err error
@@ -29,8 +28,10 @@ func pack(t *testing.T, comp uint16, data []byte) []byte {
 		var n int
 		n, err = lz4.CompressBlock(data, out, nil)
 		b.Write(out[:n])
+	case compLZO:
+		b.Write(packLZO(data))
 	case compXZ:
-		w, werr := xz.WriterConfig{DictCap: 8 << 20}.NewWriter(&b)
+		w, werr := xz.WriterConfig{DictCap: 1 << 20}.NewWriter(&b)
 		if werr != nil {
 			t.Fatal(werr)
 		}
@@ -47,7 +48,7 @@ func pack(t *testing.T, comp uint16, data []byte) []byte {
 func TestCodecsAreBounded(t *testing.T) {
 	long := bytes.Repeat([]byte("squashfs"), 1<<20)
 	for comp, name := range compressorNames {
-		if comp == 2 || comp == 3 {
+		if comp == compLZMA {
 			continue
 		}
 		r := &Reader{super: superblock{compressor: comp}}
@@ -59,6 +60,10 @@ func TestCodecsAreBounded(t *testing.T) {
 			n, err := r.codec(dst, pack(t, comp, long[:length]))
 			if err != nil || !bytes.Equal(dst[:n], long[:length]) {
 				t.Errorf("%s: %d bytes unpack to %d, %v", name, length, n, err)
+			}
+			src := pack(t, comp, long[:length])
+			if n, err := r.codec(dst, src[:len(src)-1]); err == nil && comp != compLZ4 { // lz4 has no mark of the end
+				t.Errorf("%s: %d bytes, cut short by one stored byte, unpack to %d", name, length, n)
 			}
 		}
 		for _, length := range []int{metaLen + 1, len(long)} {
@@ -77,23 +82,77 @@ func TestCodecsAreBounded(t *testing.T) {
 	}
 }
 
-// TestXZDictionary gives the decoder a stream that asks for 8 MiB.
+// packLZO makes an LZO1X stream of data that repeats its first eight bytes: a run of literals, one match and
+// the end.
+func packLZO(data []byte) []byte {
+	head := data[:min(8, len(data))]
+	out := append([]byte{17 + byte(len(head))}, head...)
+	if n := len(data) - len(head); n > 0 {
+		if len(head) < 4 || n < 34 {
+			return append(append([]byte{17 + byte(len(data))}, data...), 0x11, 0, 0)
+		}
+		out = append(out, 0x20)
+		for n -= 34; n > 255; n -= 255 {
+			out = append(out, 0)
+		}
+		out = append(out, byte(n+1), (8-1)<<2, 0)
+	}
+	return append(out, 0x11, 0, 0)
+}
+
+// TestXZDictionary gives the decoder a stream that asks for 8 MiB, which no block needs.
 func TestXZDictionary(t *testing.T) {
-	data := make([]byte, 8000)
-	rand.New(rand.NewSource(1)).Read(data[:4000])
-	copy(data[4000:], data)
-	src := pack(t, compXZ, data)
-	dst := make([]byte, metaLen)
+	var b bytes.Buffer
+	w, err := xz.WriterConfig{DictCap: 8 << 20}.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte("text"))
+	w.Close()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	n, err := unpackXZ(dst, src)
+	_, err = xzCodec()(make([]byte, metaLen), b.Bytes())
 	runtime.ReadMemStats(&after)
-	if err != nil || !bytes.Equal(dst[:n], data) {
-		t.Errorf("unpacks to %d bytes, %v", n, err)
+	const want = "squashfs compressed with xz and a dictionary of more than 1048576 bytes: not supported"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 	if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
-		t.Errorf("unpacking 8,000 bytes took %d bytes of memory", took)
+		t.Errorf("refusing the block took %d bytes of memory", took)
 	}
+}
+
+// FuzzCodecs unpacks arbitrary bytes with each codec into a block of 8 KiB. Nothing may be written behind it.
+func FuzzCodecs(f *testing.F) {
+	data := bytes.Repeat([]byte("squashfs"), 100)
+	codecs := map[uint16]codec{}
+	for comp := range compressorNames {
+		r := &Reader{super: superblock{compressor: comp}}
+		if comp == compLZMA || r.openCodec() != nil {
+			continue
+		}
+		codecs[comp] = r.codec
+		f.Add(comp, pack(f, comp, data))
+	}
+	for _, filter := range []string{"--x86", "--powerpc", "--ia64", "--arm", "--armthumb", "--sparc", "--delta=dist=3"} {
+		f.Add(uint16(compXZ), xzBytes(f, data, filter, "--lzma2=preset=1,dict=4KiB"))
+	}
+	f.Fuzz(func(t *testing.T, comp uint16, src []byte) {
+		c := codecs[comp%(compZstd+1)]
+		if c == nil || len(src) > 1<<16 {
+			return
+		}
+		buf := bytes.Repeat([]byte{0xa5}, metaLen+64)
+		n, err := c(buf[:metaLen], src)
+		if err == nil && (n < 0 || n > metaLen) {
+			t.Errorf("%d bytes in a block of %d", n, metaLen)
+		}
+		for i, b := range buf[metaLen:] {
+			if b != 0xa5 {
+				t.Fatalf("written at %d behind the block", i)
+			}
+		}
+	})
 }
 
 // TestCacheBound fills a cache over its limit.

@@ -11,6 +11,7 @@ import (
 // content is where a regular file's bytes are.
 type content struct {
 	r        *Reader
+	path     string // the first name the file is reached by
 	size     int64
 	start    int64    // of the first data block in the image
 	blocks   []uint32 // size words; 0 is a hole
@@ -95,7 +96,7 @@ func (o *openContent) ReadAt(p []byte, off int64) (int, error) {
 		i, in := pos/bs, pos%bs
 		n, err := o.readBlock(p[done:], i, in, min(bs, c.size-i*bs))
 		if err != nil {
-			return done, fmt.Errorf("content at %d: %w", pos, err)
+			return done, fmt.Errorf("reading %q at %d: %w", "/"+c.path, pos, err)
 		}
 		done += n
 	}

@@ -10,30 +10,100 @@ import (
 	"strings"
 	"testing"
 
+	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/tree"
 )
 
+// TestNotSupported opens images of the compressor that the kernel never had, and of a filter made up by setting its
+// bit in the compressor's options.
 func TestNotSupported(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(dir+"/file", bytes.Repeat([]byte("text "), 5000), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for want, args := range map[string][]string{
-		"squashfs compressed with lzo: not supported":                 {"-comp", "lzo"},
-		"squashfs compressed with lzma: not supported":                {"-comp", "lzma"},
-		"squashfs compressed with xz and a BCJ filter: not supported": {"-comp", "xz", "-Xbcj", "x86,arm"},
+	for _, c := range []struct {
+		want   string
+		change byte // of the first filter bits
+		args   []string
+	}{
+		{"squashfs compressed with lzma: not supported", 0, []string{"-comp", "lzma"}},
+		{"squashfs compressed with xz and BCJ filters 0x80: not supported", 0x80, []string{"-comp", "xz", "-Xbcj", "x86,arm"}},
 	} {
-		b, err := os.ReadFile(makeImage(t, dir, args...))
+		b, err := os.ReadFile(makeImage(t, dir, c.args...))
 		if err != nil {
 			t.Fatal(err)
 		}
+		b[96+6] |= c.change
 		_, err = squashfs.Open(bytes.NewReader(b), int64(len(b)))
 		var ue *squashfs.UnsupportedError
-		if !errors.As(err, &ue) || err.Error() != want {
-			t.Errorf("%v: %v, want %s", args, err, want)
+		if !errors.As(err, &ue) || err.Error() != c.want {
+			t.Errorf("%v: %v, want %s", c.args, err, c.want)
 		}
 	}
+}
+
+// TestErrorsNameTheFile damages the one data block and the inodes of an image.
+func TestErrorsNameTheFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/usr/bin", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/usr/bin/x", bytes.Repeat([]byte("text "), 20000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, comp := range []string{"gzip", "lzo", "lz4", "xz", "zstd"} {
+		b, err := os.ReadFile(makeImage(t, dir, "-comp", comp, "-no-fragments", "-noI"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block := r.Map().Find("usr/bin/x", imagemap.Data, 0, 1)[0]
+		damaged := bytes.Clone(b)
+		for i := range damaged[block.ImageOff : block.ImageOff+block.ImageLen] {
+			damaged[block.ImageOff+int64(i)] ^= 0x55
+		}
+		c, err := openBytes(t, damaged).Lookup("usr").Lookup("bin").Lookup("x").Content.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ce *squashfs.CorruptError
+		_, err = c.ReadAt(make([]byte, 10), 7)
+		want := fmt.Sprintf(`reading "/usr/bin/x" at 7: block at %d: squashfs image is corrupt: %s: `, block.ImageOff, comp)
+		if !errors.As(err, &ce) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s...", err, want)
+		}
+		c.Close()
+
+		// The file's inode comes first; its fields: type, mode, owners.
+		inodes := r.Map().Find("usr/bin/x", imagemap.Inode, 0, 0)[0]
+		damaged = bytes.Clone(b)
+		damaged[inodes.ImageOff+2+4] = 0xff
+		r, err = squashfs.Open(bytes.NewReader(damaged), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.Tree()
+		if !errors.As(err, &ce) || !strings.HasPrefix(err.Error(), `reading "/usr/bin/x": `) {
+			t.Errorf("%v, want an error that names the file", err)
+		}
+	}
+}
+
+func openBytes(t *testing.T, b []byte) *tree.Inode {
+	t.Helper()
+	r, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := r.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
 // TestDamaged cuts an image short at every length and flips each byte of a small one: what comes is an error of
@@ -142,7 +212,8 @@ func FuzzOpen(f *testing.F) {
 		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/1")
 		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/2")
 	}
-	for _, args := range [][]string{{"-noI", "-noD", "-noF", "-noX"}, {"-comp", "zstd"}, {"-comp", "xz"}, {"-comp", "lz4"}, {"-comp", "gzip"}} {
+	for _, args := range [][]string{{"-noI", "-noD", "-noF", "-noX"}, {"-comp", "zstd"}, {"-comp", "xz"}, {"-comp", "lz4"}, {"-comp", "gzip"},
+		{"-comp", "lzo"}, {"-comp", "xz", "-Xbcj", "x86,arm"}} {
 		b, err := os.ReadFile(makeImage(f, dir, append(args, "-b", "4096", "-nopad")...))
 		if err != nil {
 			f.Fatal(err)

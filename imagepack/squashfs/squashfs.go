@@ -64,7 +64,7 @@ func (e *UnsupportedError) Error() string { return "squashfs " + e.What + ": not
 // Info is what the superblock says.
 type Info struct {
 	BlockSize  int    // bytes of content in a data block, a power of two
-	Compressor string // "gzip", "zstd", "xz", "lz4"
+	Compressor string // "gzip", "lzo", "xz", "lz4", "zstd"
 	Inodes     uint32
 	Fragments  uint32
 	BytesUsed  int64 // length of the file system; the image may be padded

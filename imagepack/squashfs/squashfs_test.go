@@ -97,6 +97,8 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 		{"gzip not exportable", dir, []string{"-noD", "-noF", "-no-exports", "-no-duplicates", "-no-sparse"}, true},
 		{"xz", dir, []string{"-comp", "xz"}, true},
 		{"xz 1M", dir, []string{"-comp", "xz", "-b", "1M", "-Xdict-size", "64K"}, true},
+		{"lzo", dir, []string{"-comp", "lzo", "-Xcompression-level", "3"}, true},
+		{"lzo 4K", dir, []string{"-comp", "lzo", "-Xalgorithm", "lzo1x_1", "-b", "4096"}, true},
 		{"lz4", dir, []string{"-comp", "lz4"}, true},
 		{"lz4 hc 4K", dir, []string{"-comp", "lz4", "-Xhc", "-b", "4096"}, true},
 		{"no xattrs", dir, []string{"-noD", "-no-xattrs"}, true},
@@ -110,7 +112,7 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 			if r.Info().Coarse() != c.coarse {
 				t.Errorf("Coarse is %v: %+v", r.Info().Coarse(), r.Info())
 			}
-			if want := strings.Fields(c.name)[0]; strings.Contains(" zstd gzip xz lz4 ", " "+want+" ") && r.Info().Compressor != want {
+			if want := strings.Fields(c.name)[0]; strings.Contains(" zstd gzip xz lzo lz4 ", " "+want+" ") && r.Info().Compressor != want {
 				t.Errorf("compressor %q, want %q", r.Info().Compressor, want)
 			}
 		})
@@ -309,7 +311,7 @@ func BenchmarkSequential(b *testing.B) {
 	if err := os.WriteFile(dir+"/file", text.Bytes(), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	for _, comp := range []string{"zstd", "gzip", "lz4"} {
+	for _, comp := range []string{"zstd", "gzip", "lz4", "lzo", "xz"} {
 		_, root := open(b, makeImage(b, dir, "-comp", comp))
 		n := root.Lookup("file")
 		for _, step := range []int{1 << 20, 16 << 10} {

@@ -73,7 +73,7 @@ func (r *Reader) readTables() error {
 	}
 	sort.Slice(e.starts, func(i, j int) bool { return e.starts[i] < e.starts[j] })
 	e.dirEnd = e.starts[0]
-	if e.dirEnd <= int64(s.dirTable) {
+	if e.dirEnd < int64(s.dirTable) { // equal: an empty directory and nothing else
 		return corrupt("directory table [%d .. %d)", s.dirTable, e.dirEnd)
 	}
 	return nil
