@@ -40,9 +40,10 @@ func (e *ChangedError) Error() string {
 // FromDir reads the tree below path from the running system. Contents stay on disk: they are opened by path
 // when asked for, and reading one that has another size or mtime than it had now is a ChangedError.
 //
-// A file that disappears while the directory is read is left out. A directory on which another file system
-// is mounted is there with the mounted root's attributes, empty; a btrfs subvolume that is not a mount of
-// its own is not a border. Reading trusted.* attributes needs root.
+// A file that may not be read is an error here, not when its content is asked for. Paths may be longer than
+// PATH_MAX; reaching those needs /proc. A file that disappears while the directory is read is left out. A
+// directory on which another file system is mounted is there with the mounted root's attributes, empty; a
+// btrfs subvolume that is not a mount of its own is not a border. Reading trusted.* attributes needs root.
 func FromDir(ctx context.Context, path string, opts DirOptions) (*Inode, error) {
 	ex, err := compileExcludes(opts.Exclude)
 	if err != nil {
@@ -98,12 +99,18 @@ func (w *dirWalk) inode(full, rel string, st *unix.Stat_t, depth int) (*Inode, e
 	case ModeRegular:
 		if n.Size = st.Size; n.Size > 0 {
 			n.Content = &diskFile{path: full, size: st.Size, mtime: st.Mtim}
+			if err := readable(full); err != nil {
+				return nil, fmt.Errorf("reading %q: %w", full, err)
+			}
 			if st.Blocks*512 < n.Size {
 				n.Data, err = dataExtents(full, n.Size)
 			}
 		}
 	case ModeSymlink:
-		n.LinkTarget, err = os.Readlink(full)
+		err = withPath(full, func(path string) error {
+			n.LinkTarget, err = os.Readlink(path)
+			return err
+		})
 	case ModeBlock, ModeChar:
 		n.RdevMajor, n.RdevMinor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	}
@@ -143,7 +150,7 @@ func (w *dirWalk) entries(n *Inode, full, rel string, dev uint64, depth int) err
 			continue
 		}
 		var st unix.Stat_t
-		err := unix.Lstat(sub, &st)
+		err := lstat(sub, &st)
 		if err == unix.ENOENT {
 			continue
 		}
@@ -178,20 +185,26 @@ func (w *dirWalk) mountPoint(full string, st *unix.Stat_t) (*Inode, error) {
 	return n, err
 }
 
-func readNames(dir string) ([]string, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return f.Readdirnames(-1)
+func readNames(dir string) (names []string, err error) {
+	err = withPath(dir, func(path string) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		names, err = f.Readdirnames(-1)
+		return err
+	})
+	return names, err
 }
 
 // isMountRoot tells a mounted root from the border of a btrfs subvolume, which also has a device number of
 // its own. Kernels before 5.8 do not say: then every change of device is taken for a mount.
 func isMountRoot(full string) bool {
 	var stx unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, full, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stx)
+	err := withPath(full, func(path string) error {
+		return unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stx)
+	})
 	if err != nil || stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return true
 	}

@@ -17,7 +17,7 @@ type diskFile struct {
 
 func (d *diskFile) Open() (ReadAtCloser, error) {
 	// Not blocking on a FIFO, nor following a link, that came to be in the file's place.
-	f, err := os.OpenFile(d.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := openFile(d.path)
 	if err != nil {
 		return nil, err
 	}
@@ -27,6 +27,14 @@ func (d *diskFile) Open() (ReadAtCloser, error) {
 		return nil, err
 	}
 	return o, nil
+}
+
+func openFile(full string) (f *os.File, err error) {
+	err = withPath(full, func(path string) error {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		return err
+	})
+	return f, err
 }
 
 type openDiskFile struct {

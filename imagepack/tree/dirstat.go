@@ -2,7 +2,6 @@ package tree
 
 import (
 	"fmt"
-	"os"
 	"sort"
 	"strings"
 
@@ -18,11 +17,20 @@ func xattrKept(name string) bool {
 }
 
 // xattrs reads the extended attributes of full. Most files have none: that costs one system call.
-func (w *dirWalk) xattrs(full string) ([]Xattr, error) {
+func (w *dirWalk) xattrs(full string) (out []Xattr, err error) {
+	err = withPath(full, func(path string) error {
+		out, err = w.xattrsAt(path, full)
+		return err
+	})
+	return out, err
+}
+
+// xattrsAt reads those of the file that the kernel finds at path, and that is called full.
+func (w *dirWalk) xattrsAt(path, full string) ([]Xattr, error) {
 	var n int
 	for {
 		var err error
-		n, err = unix.Llistxattr(full, w.list)
+		n, err = unix.Llistxattr(path, w.list)
 		if err == unix.ERANGE {
 			w.list = make([]byte, 2*len(w.list))
 			continue
@@ -40,7 +48,7 @@ func (w *dirWalk) xattrs(full string) ([]Xattr, error) {
 		if !xattrKept(name) {
 			continue
 		}
-		v, err := xattrValue(full, name)
+		v, err := xattrValue(path, name)
 		if err == unix.ENODATA {
 			continue // removed meanwhile
 		}
@@ -71,7 +79,7 @@ func xattrValue(full, name string) ([]byte, error) {
 // dataExtents asks the file system where the file full of size bytes has data. A file system that keeps
 // no account of holes answers with one extent.
 func dataExtents(full string, size int64) ([]Extent, error) {
-	f, err := os.OpenFile(full, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := openFile(full)
 	if err != nil {
 		return nil, fmt.Errorf("looking for holes: %w", err)
 	}

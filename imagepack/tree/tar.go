@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sort"
 	"strings"
 )
 
@@ -41,7 +40,7 @@ func (e *TarError) Unwrap() error { return e.Err }
 // tree, refuses names with "..", and also takes a hard link that comes before its target. Directories that
 // no entry names are made with mode 0755, owner 0:0 and mtime 0.
 //
-// PAX global headers, which hold comments in practice, and volume labels are passed over.
+// Volume labels are passed over.
 func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*Inode, error) {
 	ex, err := compileExcludes(opts.Exclude)
 	if err != nil {
@@ -53,6 +52,7 @@ func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*
 	b := newTarBuilder()
 	sr := io.NewSectionReader(r, 0, size)
 	tr := tar.NewReader(sr)
+	globals := paxGlobals{}
 	var start int64 // offset in r of the entry's first header
 	for i := 0; ; i++ {
 		if i%1024 == 0 && ctx.Err() != nil {
@@ -82,16 +82,56 @@ func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*
 		if err := e.locate(start, size); err != nil {
 			return nil, &TarError{hdr.Name, err}
 		}
-		if err := b.add(&e, opts); err != nil {
+		if hdr.Typeflag == tar.TypeXGlobalHeader {
+			err = globals.add(hdr.PAXRecords)
+		} else if err = globals.apply(hdr); err == nil {
+			err = b.add(&e, opts)
+		}
+		if err != nil {
 			return nil, &TarError{hdr.Name, err}
 		}
 		start = (dataOff + e.packedLen + 511) &^ 511
+	}
+	if err := checkEnd(r, start, size); err != nil {
+		return nil, &TarError{Err: err}
 	}
 	if err := b.linkPending(); err != nil {
 		return nil, err
 	}
 	b.finish(b.root, "", ex)
 	return b.root, nil
+}
+
+// checkEnd wants the block of zeros that ends an archive at byte start: without it, an archive that was cut off between
+// two entries would look whole.
+func checkEnd(r io.ReaderAt, start, size int64) error {
+	b := make([]byte, 512)
+	if n, err := r.ReadAt(b, start); err != nil && err != io.EOF {
+		return err
+	} else if n < len(b) {
+		return fmt.Errorf("the archive has no end mark at byte %d of %d: cut off while copying?", start, size)
+	}
+	return nil // archive/tar went on with anything but zeros
+}
+
+// IsTar tells whether head, the first 512 bytes of a file or more, is the header of a tar entry: its checksum is right.
+// Archives of the oldest format (v7) have no other mark.
+func IsTar(head []byte) bool {
+	if len(head) < 512 || head[0] == 0 {
+		return false
+	}
+	want, err := tarNumber(head[148:156])
+	if err != nil {
+		return false
+	}
+	var sum, signed int64 // some programs of old added signed bytes
+	for i, c := range head[:512] {
+		if i >= 148 && i < 156 {
+			c = ' '
+		}
+		sum, signed = sum+int64(c), signed+int64(int8(c))
+	}
+	return want == sum || want == signed
 }
 
 // A tarEntry is one entry of an archive.
@@ -162,9 +202,7 @@ func (e *tarEntry) inode(opts TarOptions) (*Inode, error) {
 	default:
 		return nil, fmt.Errorf("entries of type %q are not supported", h.Typeflag)
 	}
-	var err error
-	n.Xattrs, err = paxXattrs(h.PAXRecords)
-	return n, err
+	return n, e.setXattrs(n)
 }
 
 // Entry types archive/tar has no names for.
@@ -188,37 +226,4 @@ func (e *tarEntry) setContent(n *Inode) {
 			n.Content = &tarFile{r: e.r, size: n.Size, sparse: true, spans: e.spans}
 		}
 	}
-}
-
-// paxXattrs collects extended attributes from an entry's PAX records: as GNU tar, star and libarchive write
-// them, and the ACLs and SELinux contexts that GNU tar writes in other words.
-func paxXattrs(records map[string]string) ([]Xattr, error) {
-	var out []Xattr
-	add := func(name string, v []byte) error {
-		if len(name) > 255 || len(v) > 1<<16 {
-			return fmt.Errorf("the extended attribute %q of %d bytes is too large", name, len(v))
-		}
-		out = append(out, Xattr{name, v})
-		return nil
-	}
-	for key, value := range records {
-		var err error
-		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
-			if xattrKept(name) {
-				err = add(name, []byte(value))
-			}
-		} else if name, ok := aclRecords[key]; ok && records["SCHILY.xattr."+name] == "" && value != "" {
-			var acl []byte
-			if acl, err = encodeACL(value); err == nil && acl != nil {
-				err = add(name, acl)
-			}
-		} else if key == "RHT.security.selinux" && records["SCHILY.xattr.security.selinux"] == "" {
-			err = add("security.selinux", append([]byte(value), 0))
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out, nil
 }

@@ -313,6 +313,9 @@ func FuzzFromTar(f *testing.F) {
 		}
 		f.Add(out)
 	}
+	records := entry("file", tar.TypeReg, "x")
+	records.h.PAXRecords = map[string]string{"LIBARCHIVE.xattr.user.a%3D": "AP8", "SCHILY.xattr.user.%25": "y", "SCHILY.acl.access": "user::rw-,user:7:r--,group::r--,mask::rwx,other::r--"}
+	f.Add(makeTar(f, []tarItem{{h: tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"uid": "7", "mtime": "-1.5"}}}, records}))
 	buf := make([]byte, 4096)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		root, err := fromTar(b)

@@ -116,8 +116,7 @@ func (b *tarBuilder) find(name string) (*Inode, error) {
 
 // add puts an entry into the tree.
 func (b *tarBuilder) add(e *tarEntry, opts TarOptions) error {
-	switch e.hdr.Typeflag {
-	case tar.TypeXGlobalHeader, typeVolumeLabel:
+	if e.hdr.Typeflag == typeVolumeLabel {
 		return nil
 	}
 	components, err := splitTarName(e.hdr.Name)

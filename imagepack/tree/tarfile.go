@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,7 +21,7 @@ const maxTarWindow = 128 << 20
 // FromTarFile reads the tree in the tar archive at path, which may be compressed with gzip, zstd, xz or
 // bzip2: then it is unpacked first, to a file without a name in the directory for temporary files. The
 // contents of the tree are read from the archive or that file until the closer is closed, which also gives
-// the space back.
+// the space back. A *TarError does not name the archive: the caller does.
 func FromTarFile(ctx context.Context, path string, opts TarOptions) (*Inode, io.Closer, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -31,9 +30,6 @@ func FromTarFile(ctx context.Context, path string, opts TarOptions) (*Inode, io.
 	root, r, err := fromTarFile(ctx, f, path, opts)
 	if err != nil {
 		f.Close()
-		if te := (*TarError)(nil); errors.As(err, &te) {
-			err = fmt.Errorf("%s: %w", path, err)
-		}
 		return nil, nil, err
 	}
 	return root, r, nil
