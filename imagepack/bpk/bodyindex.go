@@ -17,7 +17,7 @@ const (
 // An Entry of a body index node describes, in a leaf, a chunk, and above, a node that covers a range.
 // The entries of a node are in image order and cover its range without gaps.
 type Entry struct {
-	Block       // where the chunk or node lies in the pack; Len 0 for CodecZero
+	Block       // where the chunk or node lies in the pack; Len 0 for CodecZero; see outside.go for chunks in other files
 	Page  int64 // first image page it covers
 	Pages int64 // image pages it covers, boot pages included
 	Codec byte  // leaves: one of the Codec constants
@@ -62,8 +62,12 @@ func DecodeNode(h *Header, b []byte, level int, want Range) ([]Entry, error) {
 			return bad("entry %d leaves a gap", i)
 		}
 		next += e.Pages
-		if e.PackOff < 0 || e.PackOff > h.PackSize || e.Len > h.PackSize-e.PackOff {
-			return bad("entry %d outside the pack", i)
+		if level > 0 || e.Codec == CodecZero || !h.Outside() {
+			if e.PackOff < 0 || e.PackOff > h.PackSize || e.Len > h.PackSize-e.PackOff {
+				return bad("entry %d outside the pack", i)
+			}
+		} else if !h.placedOutside(e) {
+			return bad("entry %d: a chunk that lies in another file has a wrong place", i)
 		}
 		switch {
 		case level > 0 && (e.Len == 0 || e.Len > NodeEntries*entrySize):
@@ -77,6 +81,14 @@ func DecodeNode(h *Header, b []byte, level int, want Range) ([]Entry, error) {
 		return bad("does not cover its range")
 	}
 	return out, nil
+}
+
+// placedOutside tells whether the packOff of a leaf's entry is what it must be where chunks lie in other files.
+func (h *Header) placedOutside(e *Entry) bool {
+	if h.Features&FeatureSplit != 0 {
+		return e.PackOff == 0
+	}
+	return e.Codec == CodecRaw && e.PackOff == h.PackSize+e.Page*PageSize && e.Len == e.Pages*PageSize
 }
 
 // FindEntry returns the entry that covers an image page. The page must lie in the node's range.
@@ -105,6 +117,18 @@ func RootLen(n int) int64 {
 		n = c[len(c)-2]
 	}
 	return int64(n * entrySize)
+}
+
+// NodesLen returns the stored bytes of all nodes but the root of an index of n chunks.
+func NodesLen(n int) (bytes int64) {
+	for _, nodes := range NodeCounts(n) {
+		if nodes == 1 { // the entries of the root
+			break
+		}
+		bytes += int64(n) * entrySize
+		n = nodes
+	}
+	return bytes
 }
 
 // BuildTree encodes the index of the chunks: every level but the root is handed to write, which stores it

@@ -35,7 +35,8 @@ type BootChunk struct {
 // concurrent use.
 type BootIndex struct {
 	Ranges []Range     // in boot order; disjoint
-	Chunks []BootChunk // in pack order, contiguous
+	Chunks []BootChunk // in pack order, contiguous; of a manifest: anywhere in the image
+	Plain  bool        // chunks are the pages as they are: FeatureBeside
 	starts []int       // starts[i] is the position in boot order of Ranges[i]'s first page
 	sorted []Range     // Ranges by page
 	rank   []int       // rank[i] is the index in Ranges of sorted[i]
@@ -211,7 +212,7 @@ func DecodeBootIndex(h *Header, b []byte) (*BootIndex, error) {
 	digests := b[4+zlen:]
 	r := varints{b: t}
 	n := r.uint(min(MaxBootRanges, uint64(len(t))/2))
-	x := &BootIndex{Ranges: make([]Range, 0, n)}
+	x := &BootIndex{Ranges: make([]Range, 0, n), Plain: h.Features&FeatureBeside != 0}
 	imagePages, prev, total := h.ImageSize/PageSize, int64(0), int64(0)
 	for range n {
 		page, pages := prev+r.int(), int64(r.uint(uint64(imagePages)))
@@ -250,7 +251,7 @@ func (x *BootIndex) decodeChunks(h *Header, r *varints, digests []byte) error {
 		}
 		framePages += pages
 		switch {
-		case r.failed || pages == 0 || length == 0 || length > end-packOff:
+		case r.failed || pages == 0 || length == 0 || !x.Plain && length > end-packOff:
 			return fmt.Errorf("chunk %d out of bounds", i)
 		case i == 0 && !newFrame:
 			return fmt.Errorf("chunk 0 continues a frame")
@@ -260,12 +261,31 @@ func (x *BootIndex) decodeChunks(h *Header, r *varints, digests []byte) error {
 		b := Block{PackOff: packOff, Len: length}
 		copy(b.SHA256[:], digests[32*i:])
 		x.AddChunk(b, pages, newFrame, byte(flags>>1))
-		packOff, total = packOff+length, total+int64(pages)
+		total += int64(pages)
+		if !x.Plain {
+			packOff += length
+		} else if err := x.placePlain(h, i, total); err != nil {
+			return err
+		}
 	}
 	// Bytes of the table behind this are of a later minor version.
 	if packOff != end || total != h.BootPages {
 		return fmt.Errorf("chunks do not fill the boot zone")
 	}
+	return nil
+}
+
+// placePlain sets where in the image of a manifest chunk i lies; total are the pages up to its end.
+func (x *BootIndex) placePlain(h *Header, i int, total int64) error {
+	c := &x.Chunks[i]
+	if total > h.BootPages {
+		return fmt.Errorf("chunk %d out of bounds", i)
+	}
+	rs := x.RangesOf(c)
+	if len(rs) != 1 || c.Len != rs[0].Pages*PageSize || !c.frame1st || c.Filter != FilterNone {
+		return fmt.Errorf("chunk %d is not a plain piece of the image", i)
+	}
+	c.PackOff = h.PackSize + rs[0].Page*PageSize
 	return nil
 }
 

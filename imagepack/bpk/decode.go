@@ -38,6 +38,9 @@ func (d *BootDecoder) Decode(dst []byte, x *BootIndex, c *BootChunk, stored []by
 	if err := CheckBlock(what, c.Block, stored); err != nil {
 		return dst, err
 	}
+	if x.Plain {
+		return append(dst, stored...), nil
+	}
 	d.feed.b = stored
 	if c.frame1st {
 		if err := d.dec.Reset(&d.feed); err != nil {

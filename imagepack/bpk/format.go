@@ -10,11 +10,13 @@
 //     share a zstd history: chunk k of a frame can be decoded once chunks 0..k-1 of it were.
 //   - The *body* holds all other pages in image order, in chunks that are decoded on their own. A body
 //     chunk covers a range of the image; the boot pages inside that range are left out of its bytes.
+//   - Two features move chunks out of the file. A *manifest* (FeatureBeside) has an image beside it that any
+//     program can use without us; a *split* pack (FeatureSplit) has its body chunks in files named by digest.
 //   - Every chunk, index and node is checked against a SHA-256 that leads back to the header; the digest of
 //     the header stands for the whole pack.
 //
 // Traps: offsets into the pack (packOff) and offsets into the image (imageOff) are different spaces and
-// never added. A pack is input from the network: every decoder here is bounded by the limits below.
+// never added, but in one place: for a manifest, byte i of the image file has packOff PackSize+i (Header.InImage). A pack is input from the network: every decoder here is bounded by the limits below.
 package bpk
 
 import (
@@ -37,10 +39,12 @@ const (
 )
 
 // Feature bits of Header.Features. A reader refuses a pack with a bit of RefuseFeatures that it does not
-// know, and ignores the other bits that it does not know. Format 1.0 defines none.
+// know, and ignores the other bits that it does not know.
 const (
+	FeatureBeside  = 1 << 0 // a manifest: the pack holds indexes only, the image is a plain file beside it
+	FeatureSplit   = 1 << 1 // the body's chunks are files of their own, named by digest
 	RefuseFeatures = 0xffff
-	knownFeatures  = 0
+	knownFeatures  = FeatureBeside | FeatureSplit
 )
 
 // Limits that a reader enforces before it allocates.
@@ -218,6 +222,14 @@ func (h *Header) check() error {
 	}
 	if h.BootPages < 0 || h.BootPages > h.ImageSize/PageSize {
 		return bad("%d boot pages", h.BootPages)
+	}
+	switch h.Features & knownFeatures {
+	case FeatureBeside:
+		if h.Boot.Len != 0 {
+			return bad("a manifest with a boot zone of %d bytes", h.Boot.Len)
+		}
+	case FeatureBeside | FeatureSplit:
+		return bad("a manifest that is split")
 	}
 	if h.BodyDepth < 0 || h.BodyDepth > maxDepth || (h.BodyDepth == 0) != (h.BodyRoot.Len == 0) || (h.BodyDepth == 0) != (h.ImageSize == 0) {
 		return bad("body index of depth %d", h.BodyDepth)

@@ -68,7 +68,7 @@ func TestHeaderOfUnknownVersion(t *testing.T) {
 		{"major 2", func(h *Header) { h.Major, h.Minor = 2, 3 }, "pack format 2.3"},
 		{"major 2 that says nothing we know", func(h *Header) { *h = Header{Major: 2, ImageSize: -1} }, "pack format 2.0"},
 		{"major 0", func(h *Header) { h.Major = 0 }, "pack format 0.0"},
-		{"feature 0", func(h *Header) { h.Features = 1 }, "0x1 "},
+		{"feature 2", func(h *Header) { h.Features = 4 }, "0x4 "},
 		{"features 15 and 16", func(h *Header) { h.Features = 3 << 15 }, "0x8000 "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

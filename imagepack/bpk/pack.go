@@ -14,9 +14,12 @@ type Pack struct {
 	Digest [32]byte // of the header: stands for the whole pack
 	r      io.ReaderAt
 	body   *Body
+
+	outside func(Block) ([]byte, error) // reads chunks that lie in other files, unchecked; nil: see OpenFile
 }
 
-// Open reads and checks the header and the boot index of the pack r of size bytes.
+// Open reads and checks the header and the boot index of the pack r of size bytes. Of a manifest or a split pack only the
+// indexes can be read then: OpenFile opens those with their chunks.
 func Open(r io.ReaderAt, size int64) (*Pack, error) {
 	b := make([]byte, min(HeaderSize, size))
 	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -50,6 +53,25 @@ func (p *Pack) block(what string, b Block) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s at byte %d of the pack: %w", what, b.PackOff, err)
 	}
 	return out, nil
+}
+
+// Section returns a reader of the stored bytes of a block of the pack file itself, unchecked.
+func (p *Pack) Section(b Block) (io.Reader, error) {
+	if p.Header.IsOutside(b) {
+		return nil, fmt.Errorf("BUG: block at %d is not in the pack file", b.PackOff)
+	}
+	return io.NewSectionReader(p.r, b.PackOff, b.Len), nil
+}
+
+// Stored returns the stored bytes of a chunk, unchecked.
+func (p *Pack) Stored(what string, b Block) ([]byte, error) {
+	if !p.Header.IsOutside(b) {
+		return p.block(what, b)
+	}
+	if p.outside == nil {
+		return nil, fmt.Errorf("BUG: the chunks of this pack lie in other files, and it was opened without them")
+	}
+	return p.outside(b)
 }
 
 // Info returns the JSON that tells how the pack was made, or nil.
@@ -108,7 +130,7 @@ func (p *Pack) Decode(ctx context.Context, f func(Part) error) error {
 		cold := p.Boot.ColdRanges(e.Page, e.Pages)
 		data := []byte(nil)
 		if e.Codec != CodecZero {
-			stored, err := p.block("body chunk", e.Block)
+			stored, err := p.Stored("body chunk", e.Block)
 			if err != nil {
 				return err
 			}
@@ -132,7 +154,7 @@ func (p *Pack) decodeBoot(ctx context.Context, f func(Part) error) error {
 			return err
 		}
 		c := &p.Boot.Chunks[i]
-		stored, err := p.block("boot chunk", c.Block)
+		stored, err := p.Stored("boot chunk", c.Block)
 		if err != nil {
 			return err
 		}
