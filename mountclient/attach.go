@@ -88,7 +88,7 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 	}
 	c.ready.Store(int64(time.Since(c.started)))
 	c.fetch.setInUse()
-	if err := c.pre.failed(); err != nil { // the mount did not need what is missing, but the boot will
+	if err := c.preloadFailed(); err != nil { // the mount did not need what is missing, but the boot will
 		_ = unix.Unmount(opts.Dir, unix.MNT_DETACH)
 		m.end()
 		return nil, err
@@ -163,7 +163,7 @@ func (m *Mounted) mountImage(ctx context.Context, file *os.File) (calm func(cont
 		return nil, *err
 	}
 	if !fsmagic.Mountable(fs) {
-		return nil, &SetupError{fmt.Errorf("the image in %s holds no file system that could be mounted; --raw gives the image file", m.Client.fetch.src.shown)}
+		return nil, &SetupError{fmt.Errorf("the image in %s holds no file system that could be mounted; --raw gives the image file", m.Client.shown)}
 	}
 	calm, err = m.mountFile(file, fs)
 	if errors.Is(err, errNeedsLoop) {
@@ -173,7 +173,7 @@ func (m *Mounted) mountImage(ctx context.Context, file *os.File) (calm func(cont
 		if cause := m.failed.Load(); cause != nil {
 			return nil, *cause
 		}
-		err = &SetupError{fmt.Errorf("mounting the %s file system of %s at %s: %w (is it in /proc/filesystems?)", fs, m.Client.fetch.src.shown, m.opts.Dir, errno)}
+		err = &SetupError{fmt.Errorf("mounting the %s file system of %s at %s: %w (is it in /proc/filesystems?)", fs, m.Client.shown, m.opts.Dir, errno)}
 	}
 	if err == nil && !proceed() {
 		_ = unix.Unmount(m.opts.Dir, unix.MNT_DETACH)
@@ -244,6 +244,10 @@ func (m *Mounted) mountLoop(file *os.File, fs string) (calm func(context.Context
 	if err := unix.Mount(dev.Path, m.opts.Dir, fs, unix.MS_RDONLY, ""); err != nil {
 		held.Close()
 		return nil, err
+	}
+	// Mounting a squashfs raises it again (to 512 KiB on Linux 6.18).
+	if err := dev.SetReadahead(0); err != nil {
+		m.opts.Log.Warn("the boot will ask for pages beside those that it needs", "error", err)
 	}
 	return func(ctx context.Context) {
 		defer held.Close()

@@ -11,12 +11,14 @@ import (
 	"bootprof/imagepack/bpk"
 )
 
-// A bootZone turns the preloaded bytes of a pack's boot zone into pages in the store, in boot order.
+// A bootZone turns the preloaded chunks of a pack into pages in the store, in boot order.
 //
 // decoded counts the chunks that have been through the store once. A page of a later chunk will come by
 // itself; a page of an earlier one that is not in the store was dropped from memory, and again decodes it.
 type bootZone struct {
-	pre     *preload
+	at      *places
+	net     *network
+	damaged *atomic.Int64 // chunks whose digest was wrong
 	index   *bpk.BootIndex
 	store   *store
 	pushed  func([]bpk.Range) // told of every chunk's pages once they are in the store
@@ -36,7 +38,7 @@ func (z *bootZone) run(ctx context.Context) error {
 	var buf []byte
 	for i := range z.index.Chunks {
 		c := &z.index.Chunks[i]
-		if err := z.pre.wait(ctx, c.PackOff+c.Len); err != nil {
+		if err := z.at.wait(ctx, c.Block); err != nil {
 			return err
 		}
 		if buf, err = z.decode(ctx, dec, i, buf[:0]); err != nil {
@@ -56,22 +58,22 @@ func (z *bootZone) run(ctx context.Context) error {
 // damage ends the frame's decoding, the frame is then decoded from its start.
 func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst []byte) ([]byte, error) {
 	c := &z.index.Chunks[i]
-	stored, err := z.pre.read(c.PackOff, c.Len)
+	stored, err := z.at.read(c.Block)
 	if err != nil {
 		return dst, err
 	}
 	out, err := dec.Decode(dst, z.index, c, stored)
 	for wait := 100 * time.Millisecond; isCorrupt(err); wait = min(2*wait, maxRetryWait) {
-		z.pre.fetch.src.count.corrupt.Add(1)
-		if !z.pre.fetch.used() && wait > time.Second {
+		z.damaged.Add(1)
+		if !z.net.used() && wait > time.Second {
+			return dst, z.at.explain(c.Block, err)
+		}
+		z.net.log.Warn("damaged chunk, fetching it again", "from", z.at.where(c.Block), "error", err)
+		if stored, err = z.at.fetch(ctx, c.Block); err != nil {
 			return dst, err
 		}
-		z.pre.fetch.log.Warn("damaged chunk, fetching it again", "error", err)
-		if stored, err = z.pre.fetch.bytes(ctx, c.PackOff, c.Len); err != nil {
-			return dst, err
-		}
-		if err = bpk.CheckBlock("boot chunk", c.Block, stored); err == nil {
-			if err := z.pre.replace(c.PackOff, stored); err != nil {
+		if err = bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, stored); err == nil {
+			if err := z.at.replace(c.Block, stored); err != nil {
 				return dst, err
 			}
 			out, err = z.fromFrameStart(dec, i, dst)
@@ -96,7 +98,7 @@ func (z *bootZone) fromFrameStart(dec *bpk.BootDecoder, i int, dst []byte) ([]by
 	base := len(dst)
 	for k := first; ; k++ {
 		c := &z.index.Chunks[k]
-		stored, err := z.pre.read(c.PackOff, c.Len)
+		stored, err := z.at.read(c.Block)
 		if err != nil {
 			return dst[:base], err
 		}

@@ -2,14 +2,11 @@ package mountclient
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sort"
 	"sync"
 	"time"
@@ -17,41 +14,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/cachefile"
 )
 
-// A cache keeps a store's pages in two files of a directory, named by the pack's digest:
-//
-//	HEX.image    sparse, as long as the image: the pages at their place
-//	HEX.journal  records of 64 bytes: which pages are in the image file, and their SHA-256
-//
-// A record is written only after the pages it names are synced. After a crash, or a kill at any moment, pages
-// without a record are simply not there, and the pages of a record are hashed before their first use in
-// every run, so that a damaged file costs a fetch and never a wrong byte.
-//
-// One client at a time uses the files (flock); a second one on the same directory keeps its pages in memory.
+// A cache keeps a store's pages in two files of a directory, in the format of package cachefile. One client at a time
+// uses the files (flock); a second one on the same directory keeps its pages in memory.
 type cache struct {
 	store   *store
 	journal *os.File
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	old     []record // of earlier runs, by page, not used yet
+	old     []cachefile.Record // of earlier runs, by page, not used yet
 	fresh   []bpk.Range
 	wake    chan struct{} // has room for one
 	closing chan struct{}
 	stopped chan struct{} // closed when the writer has ended
-	damaged int64         // records whose pages had another hash
-}
-
-// A record of the journal: page, pages (8 bytes each, little-endian), SHA-256, 12 zero bytes, CRC-32 (IEEE).
-type record struct {
-	bpk.Range
-	sum [32]byte
+	damaged int64         // records that are damaged, or whose pages are
 }
 
 const (
-	recordSize     = 64
-	journalPages   = 64              // a record covers at most so many pages: what one damaged byte costs
 	journalReserve = 8               // disk space is reserved for a record per so many pages of the image
 	syncEvery      = 1 * time.Second // between two syncs while pages come in
 	maxJournal     = 64 << 20        // bytes read of a journal
@@ -65,8 +47,8 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
-	base := filepath.Join(dir, fmt.Sprintf("%x", digest))
-	journal, err := os.OpenFile(base+".journal", os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	imageName, journalName := cachefile.Names(dir, digest)
+	journal, err := os.OpenFile(journalName, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
@@ -77,57 +59,43 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 		}
 		return nil, fmt.Errorf("locking %s: %w", journal.Name(), err)
 	}
-	f, err := os.OpenFile(base+".image", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(imageName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		journal.Close()
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c := &cache{store: newStore(f, imageSize, log), journal: journal, log: log, wake: make(chan struct{}, 1), closing: make(chan struct{}), stopped: make(chan struct{})}
-	c.old, err = readJournal(journal, imageSize/bpk.PageSize)
-	if err == nil { // what follows the last whole record would spoil the next one
-		err = errors.Join(journal.Truncate(int64(len(c.old)*recordSize)), f.Truncate(imageSize))
+	c.old, c.damaged, err = readJournal(journal, imageSize/bpk.PageSize)
+	if err == nil { // half a record at the end would spoil the next one
+		err = errors.Join(journal.Truncate((int64(len(c.old))+c.damaged)*cachefile.RecordSize), f.Truncate(imageSize))
 	}
 	if err != nil {
 		f.Close()
 		journal.Close()
-		return nil, fmt.Errorf("cache %s: %w", base, err)
+		return nil, fmt.Errorf("cache %s: %w", imageName, err)
 	}
 	// Pages that fill the disk are of no use without room for their records; where that is not possible, so be it.
-	_ = unix.Fallocate(int(journal.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, imageSize/bpk.PageSize/journalReserve*recordSize)
+	_ = unix.Fallocate(int(journal.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, imageSize/bpk.PageSize/journalReserve*cachefile.RecordSize)
 	go c.write()
 	return c, nil
 }
 
-// readJournal returns the whole records of a journal, sorted by page. It ends at the first that is not whole.
-func readJournal(r io.Reader, pages int64) ([]record, error) {
+// readJournal returns the whole records of a journal, sorted by page, and how many are damaged. Half a record at the
+// end is what a kill may leave.
+func readJournal(r io.Reader, pages int64) (out []cachefile.Record, damaged int64, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxJournal))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var out []record
-	for ; len(b) >= recordSize; b = b[recordSize:] {
-		p := b[:recordSize]
-		if crc32.ChecksumIEEE(p[:60]) != binary.LittleEndian.Uint32(p[60:]) {
-			break
+	for ; len(b) >= cachefile.RecordSize; b = b[cachefile.RecordSize:] {
+		if rec, ok := cachefile.Decode(b, pages); ok {
+			out = append(out, rec)
+		} else {
+			damaged++
 		}
-		rec := record{Range: bpk.Range{Page: int64(binary.LittleEndian.Uint64(p)), Pages: int64(binary.LittleEndian.Uint64(p[8:]))}}
-		copy(rec.sum[:], p[16:48])
-		if rec.Page < 0 || rec.Pages < 1 || rec.Pages > journalPages || rec.Page > pages-rec.Pages {
-			break
-		}
-		out = append(out, rec)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Page < out[j].Page })
-	return out, nil
-}
-
-func (r record) encode() []byte {
-	b := make([]byte, recordSize)
-	binary.LittleEndian.PutUint64(b, uint64(r.Page))
-	binary.LittleEndian.PutUint64(b[8:], uint64(r.Pages))
-	copy(b[16:], r.sum[:])
-	binary.LittleEndian.PutUint32(b[60:], crc32.ChecksumIEEE(b[:60]))
-	return b
+	return out, damaged, nil
 }
 
 // revive brings the pages of ranges that earlier runs left in the image file back into the store, after
@@ -138,17 +106,17 @@ func (c *cache) revive(ranges []bpk.Range) {
 	if len(c.old) == 0 {
 		return
 	}
-	buf := make([]byte, journalPages*bpk.PageSize)
+	buf := make([]byte, cachefile.RecordPages*bpk.PageSize)
 	for _, r := range ranges {
-		// Records are at most journalPages long, so one that reaches into r starts at most that much before it.
-		i := sort.Search(len(c.old), func(i int) bool { return c.old[i].Page > r.Page-journalPages })
+		// Records are at most cachefile.RecordPages long, so one that reaches into r starts at most that much before it.
+		i := sort.Search(len(c.old), func(i int) bool { return c.old[i].Page > r.Page-cachefile.RecordPages })
 		for ; i < len(c.old) && c.old[i].Page < r.Page+r.Pages; i++ {
 			rec := &c.old[i]
 			if rec.Pages == 0 || rec.Page+rec.Pages <= r.Page {
 				continue
 			}
 			b := buf[:rec.Pages*bpk.PageSize]
-			if _, err := c.store.f.ReadAt(b, rec.Page*bpk.PageSize); err == nil && sha256.Sum256(b) == rec.sum {
+			if _, err := c.store.f.ReadAt(b, rec.Page*bpk.PageSize); err == nil && sha256.Sum256(b) == rec.SHA256 {
 				c.store.mark([]bpk.Range{rec.Range})
 			} else {
 				c.damaged++
@@ -163,7 +131,7 @@ func (c *cache) note(ranges []bpk.Range) {
 	c.mu.Lock()
 	for _, r := range ranges {
 		for r.Pages > 0 {
-			n := min(r.Pages, journalPages)
+			n := min(r.Pages, cachefile.RecordPages)
 			c.fresh = append(c.fresh, bpk.Range{Page: r.Page, Pages: n})
 			r.Page, r.Pages = r.Page+n, r.Pages-n
 		}
@@ -204,7 +172,7 @@ func (c *cache) commit(batch []bpk.Range) error {
 		return nil
 	}
 	var out []byte
-	buf := make([]byte, journalPages*bpk.PageSize)
+	buf := make([]byte, cachefile.RecordPages*bpk.PageSize)
 	for _, r := range batch {
 		b := buf[:r.Pages*bpk.PageSize]
 		ok, err := c.store.readFile(b, r)
@@ -212,7 +180,7 @@ func (c *cache) commit(batch []bpk.Range) error {
 			return err
 		}
 		if ok {
-			out = append(out, record{r, sha256.Sum256(b)}.encode()...)
+			out = cachefile.Record{Range: r, SHA256: sha256.Sum256(b)}.Append(out)
 		}
 	}
 	if err := unix.Fdatasync(int(c.store.f.Fd())); err != nil {
@@ -231,7 +199,8 @@ func (c *cache) close() error {
 	return errors.Join(c.store.close(), c.journal.Close())
 }
 
-// damagedRecords returns how many records of earlier runs were dropped because their pages have another hash.
+// damagedRecords returns how many records of earlier runs were dropped because they are damaged, or their pages have
+// another hash.
 func (c *cache) damagedRecords() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

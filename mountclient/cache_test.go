@@ -2,11 +2,11 @@ package mountclient
 
 import (
 	"bytes"
-	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/cachefile"
 	"bootprof/internal/faultserver"
 )
 
@@ -38,7 +39,7 @@ func journaled(t testing.TB, journal string, pages int64) map[int64]bool {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	recs, err := readJournal(f, pages)
+	recs, _, err := readJournal(f, pages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +145,7 @@ func TestCacheDamage(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damage  func(f files)
-		damaged int64 // records dropped for their hash; -1: some
+		damaged int64 // records dropped; -1: some
 	}{
 		{"none", func(files) {}, 0},
 		{"byte of a boot page", func(f files) { edit(f.image, boot, flip) }, 1},
@@ -165,15 +166,15 @@ func TestCacheDamage(t *testing.T) {
 		{"journal empty", func(f files) { truncate(f.journal, func(int64) int64 { return 0 }) }, 0},
 		{"torn record", func(f files) { truncate(f.journal, func(n int64) int64 { return n - 20 }) }, 0},
 		{"one byte of a record", func(f files) { truncate(f.journal, func(n int64) int64 { return n - 63 }) }, 0},
-		{"hash in a record", func(f files) { edit(f.journal, 5*recordSize, func(b []byte) { b[20] ^= 1 }) }, 0},
-		{"page in a record", func(f files) { edit(f.journal, 5*recordSize, func(b []byte) { b[1] ^= 1 }) }, 0},
+		{"hash in a record", func(f files) { edit(f.journal, 5*cachefile.RecordSize, func(b []byte) { b[20] ^= 1 }) }, 1},
+		{"page in a record", func(f files) { edit(f.journal, 5*cachefile.RecordSize, func(b []byte) { b[1] ^= 1 }) }, 1},
 		{"record of another page, with its checksum", func(f files) {
-			edit(f.journal, 0, func(b []byte) { copy(b, record{Range: bpk.Range{Page: 3, Pages: 64}}.encode()) })
+			edit(f.journal, 0, func(b []byte) { copy(b, cachefile.Record{Range: bpk.Range{Page: 3, Pages: 64}}.Append(nil)) })
 		}, 1},
 		{"record outside the image", func(f files) {
-			edit(f.journal, 0, func(b []byte) { copy(b, record{Range: bpk.Range{Page: 1 << 40, Pages: 1}}.encode()) })
-		}, 0},
-		{"journal of zeros", func(f files) { os.WriteFile(f.journal, make([]byte, 6400), 0o600) }, 0},
+			edit(f.journal, 0, func(b []byte) { copy(b, cachefile.Record{Range: bpk.Range{Page: 1 << 40, Pages: 1}}.Append(nil)) })
+		}, 1},
+		{"journal of zeros", func(f files) { os.WriteFile(f.journal, make([]byte, 6400), 0o600) }, 100},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := copyDir(t, filled)
@@ -268,38 +269,46 @@ func TestCacheDirUnusable(t *testing.T) {
 }
 
 func FuzzJournal(f *testing.F) {
-	f.Add(record{Range: bpk.Range{Page: 5, Pages: 3}}.encode(), int64(100))
-	f.Add(append(record{Range: bpk.Range{Page: 9, Pages: 1}}.encode(), record{Range: bpk.Range{Page: 1, Pages: 64}}.encode()...), int64(100))
-	f.Add(record{Range: bpk.Range{Page: 1<<63 - 1, Pages: 2}}.encode(), int64(1<<40))
-	f.Add(record{Range: bpk.Range{Page: -1, Pages: -1}}.encode()[:63], int64(1))
+	rec := func(page, pages int64) []byte {
+		return cachefile.Record{Range: bpk.Range{Page: page, Pages: pages}}.Append(nil)
+	}
+	f.Add(rec(5, 3), int64(100))
+	f.Add(append(rec(9, 1), rec(1, 64)...), int64(100))
+	f.Add(append(make([]byte, 64), rec(1, 64)...), int64(100))
+	f.Add(rec(-1, -1)[:63], int64(1))
 	f.Fuzz(func(t *testing.T, b []byte, pages int64) {
 		if pages < 0 {
 			return
 		}
-		recs, err := readJournal(bytes.NewReader(b), pages)
-		if err != nil || len(recs) > len(b)/recordSize {
-			t.Fatalf("%d records of %d bytes, %v", len(recs), len(b), err)
+		recs, damaged, err := readJournal(bytes.NewReader(b), pages)
+		if err != nil || len(recs)+int(damaged) != len(b)/cachefile.RecordSize {
+			t.Fatalf("%d records and %d damaged ones in %d bytes, %v", len(recs), damaged, len(b), err)
 		}
 		for i, r := range recs {
-			if r.Page < 0 || r.Pages < 1 || r.Pages > journalPages || r.Page+r.Pages > pages || i > 0 && r.Page < recs[i-1].Page {
+			if r.Page+r.Pages > pages || i > 0 && r.Page < recs[i-1].Page {
 				t.Fatalf("record %d: %v in an image of %d pages", i, r.Range, pages)
 			}
 		}
 	})
 }
 
-func TestJournalRoundTrip(t *testing.T) {
+// Damaged records cost themselves only.
+func TestJournalDamage(t *testing.T) {
 	var b []byte
-	var want []record
+	var want []cachefile.Record
 	for i := range int64(100) {
-		r := record{Range: bpk.Range{Page: i * 64, Pages: i%64 + 1}}
-		r.sum[i%32] = byte(i)
-		want = append(want, r)
-		b = append(b, r.encode()...)
+		r := cachefile.Record{Range: bpk.Range{Page: i * 64, Pages: i%64 + 1}}
+		r.SHA256[i%32] = byte(i)
+		b = r.Append(b)
+		if i%30 == 7 {
+			b[len(b)-cachefile.RecordSize+int(i)%60] ^= 4
+		} else {
+			want = append(want, r)
+		}
 	}
-	got, err := readJournal(bytes.NewReader(b), 64*100)
-	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("%d records, %v", len(got), err)
+	got, damaged, err := readJournal(bytes.NewReader(append(b, b[:63]...)), 64*100)
+	if err != nil || !slices.Equal(got, want) || damaged != 4 {
+		t.Errorf("%d records, %d damaged, %v", len(got), damaged, err)
 	}
 }
 
@@ -372,4 +381,35 @@ func filesBelow(t testing.TB, dir string) (out []string) {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// A cache that was written beforehand is a warm one: no boot page is asked for.
+func TestCacheWrittenBeforehand(t *testing.T) {
+	for _, form := range []string{formPack, formManifest, formImage, formSplit} {
+		f := folderOf(t, hotAndCold)
+		p := f.formOf(form)
+		dir := filepath.Join(t.TempDir(), "cache")
+		if err := cachefile.Write(t.Context(), dir, p.Digest, int64(len(f.image)), p.Boot.Ranges, func(dst []byte, off int64) error {
+			copy(dst, f.image[off:])
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s := serveDir(t, f.dir)
+		c := mustOpen(t, s.url(form), func(o *Options) { o.CacheDir = dir })
+		if c.hot.Load() == 0 || c.cache.damagedRecords() != 0 {
+			t.Errorf("%s: the boot zone is not there at once; %d damaged records", form, c.cache.damagedRecords())
+		}
+		for _, r := range p.Boot.Ranges {
+			if err := readAt(t, c, soon(t), f.image, r.Page*bpk.PageSize, r.Pages*bpk.PageSize); err != nil {
+				t.Error(err)
+			}
+		}
+		// Which bytes the opening requests bring is not known when they are sent.
+		opening := map[string]int{formPack: len(openingSegments), formManifest: len(manifestOpening), formImage: len(openingSegments) + 1, formSplit: len(openingSegments)}
+		if n := len(s.requests()); n > opening[form] {
+			t.Errorf("%s: %d requests", form, n)
+		}
+		checkImage(t, c, f.image, 128<<10)
+	}
 }

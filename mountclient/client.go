@@ -4,7 +4,7 @@
 // Data flow, in the order in which a byte travels:
 //
 //  1. preload streams the beginning of the pack (header, boot index, boot zone) in a few parallel requests,
-//     sent at once, before anything is known of the pack.
+//     sent at once, before anything is known of the pack; places says what of it lies in other files.
 //  2. bootZone verifies and decodes the chunks in boot order; the pages go to the store.
 //  3. pusher hands the pages to the kernel's page cache, where most reads find them: they never reach us.
 //  4. imageFile, the one file of a FUSE file system, answers the other reads: from the store, by waiting for a
@@ -25,7 +25,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,9 +34,10 @@ import (
 
 // Options of a client. URL must be set.
 type Options struct {
-	URL          string        // http or https, of a pack
+	URL          string        // http or https, of a pack, a manifest, or an image with a manifest beside it
 	CacheDir     string        // keeps pages across runs; empty: memory only
 	Digest       string        // "sha256:HEX" of the pack's header; empty: any pack
+	PublicKey    string        // a minisign public key, or the path of one: only a pack signed with it; empty: any
 	MemoryBytes  int64         // decoded pages held in memory without a cache; 0: 32 MiB
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
@@ -47,8 +47,10 @@ type Options struct {
 // A Client holds what is known and fetched of one remote image. Make one with Open. Safe for concurrent use.
 type Client struct {
 	opts   Options
-	fetch  *fetcher
-	pre    *preload
+	shown  string   // Options.URL without credentials
+	fetch  *fetcher // of the pack
+	pre    *preload // of the pack
+	at     *places
 	head   *bpk.Header
 	index  *bpk.BootIndex
 	digest [32]byte
@@ -68,98 +70,10 @@ type Client struct {
 	hot     atomic.Int64 // nanoseconds from the start to the whole boot zone being there
 	stalled atomic.Int64 // nanoseconds that reads waited
 	reads   atomic.Int64 // READs that came to us
-
-	rootTaken atomic.Bool // earlyRoot has given its bytes
-}
-
-// Open starts the preload and returns when header and boot index are there and checked. ctx bounds the
-// opening only. The caller closes the client.
-func Open(ctx context.Context, opts Options) (*Client, error) {
-	src, err := newHTTPSource(opts.URL)
-	if err != nil {
-		return nil, err
-	}
-	if opts.MemoryBytes == 0 {
-		opts.MemoryBytes = 32 << 20
-	}
-	life, stop := context.WithCancel(context.Background())
-	c := &Client{opts: opts, stop: stop, started: time.Now(), broken: make(chan struct{})}
-	c.fetch = &fetcher{src: src, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout}
-	if c.pre, err = startPreload(life, c.fetch, &c.running); err != nil {
-		stop()
-		return nil, err
-	}
-	if err := c.open(ctx, life); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// open reads header and boot index out of the preload and makes the parts that need them.
-func (c *Client) open(ctx, life context.Context) error {
-	url := c.fetch.src.shown
-	if err := c.pre.wait(ctx, bpk.HeaderSize); err != nil {
-		if errors.Is(err, errEndsEarly) {
-			return &NotPackError{URL: url, Why: fmt.Sprintf("it is %d bytes long", c.fetch.src.pin.size())}
-		}
-		return err
-	}
-	if err := c.preloaded(ctx, bpk.Block{Len: bpk.HeaderSize}, func(raw []byte) (err error) {
-		c.digest = bpk.Digest(raw)
-		if c.head, err = bpk.DecodeHeader(raw); errors.Is(err, bpk.ErrNotPack) {
-			err = &NotPackError{URL: url, Why: fmt.Sprintf("it starts with %q", raw[:8])}
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	if err := checkDigest(c.opts.Digest, c.digest); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
-	}
-	if size := c.fetch.src.pin.size(); size != c.head.PackSize {
-		return &bpk.CorruptError{What: url, Why: fmt.Sprintf("%d bytes on the server instead of %d: uploaded in part?", size, c.head.PackSize)}
-	}
-	c.pre.extend(c.head.BootIndex.PackOff + c.head.BootIndex.Len)
-	if err := c.preloaded(ctx, c.head.BootIndex, func(raw []byte) (err error) {
-		if err := bpk.CheckBlock("boot index", c.head.BootIndex, raw); err != nil {
-			return err
-		}
-		c.index, err = bpk.DecodeBootIndex(c.head, raw)
-		return err
-	}); err != nil {
-		return err
-	}
-	return c.build(life)
-}
-
-// preloaded hands the preloaded bytes of a block to decode. If they are damaged they are fetched once more.
-func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte) error) error {
-	if err := c.pre.wait(ctx, b.PackOff+b.Len); err != nil {
-		return err
-	}
-	raw, err := c.pre.read(b.PackOff, b.Len)
-	if err != nil {
-		return err
-	}
-	if err = decode(raw); isCorrupt(err) {
-		c.fetch.src.count.corrupt.Add(1)
-		if raw, err := c.fetch.bytes(ctx, b.PackOff, b.Len); err != nil {
-			return err
-		} else if err = decode(raw); err != nil {
-			return fmt.Errorf("%s: %w", c.fetch.src.shown, err)
-		}
-		return nil
-	}
-	var notPack *NotPackError
-	if err != nil && !errors.As(err, &notPack) {
-		err = fmt.Errorf("%s: %w", c.fetch.src.shown, err)
-	}
-	return err
 }
 
 // build makes store, boot zone and demand, and lets the preload go on to the boot zone's end.
-func (c *Client) build(life context.Context) error {
+func (c *Client) build(ctx, life context.Context) error {
 	var err error
 	if c.opts.CacheDir != "" {
 		c.cache, err = openCache(c.opts.CacheDir, c.digest, c.head.ImageSize, c.opts.Log)
@@ -179,9 +93,10 @@ func (c *Client) build(life context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.zone = &bootZone{pre: c.pre, index: c.index, store: c.store, pushed: c.arrived}
-	c.demand = &demand{ctx: life, fetch: c.fetch, body: bpk.NewBody(c.head), boot: c.index, pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec,
-		pushed: c.arrived, flights: make(map[int64]*flight)}
+	damaged := &c.fetch.src.count.corrupt
+	c.zone = &bootZone{at: c.at, net: c.fetch.network, damaged: damaged, index: c.index, store: c.store, pushed: c.arrived}
+	c.demand = &demand{ctx: life, at: c.at, net: c.fetch.network, damaged: damaged, body: bpk.NewBody(c.head), boot: c.index,
+		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, flights: make(map[int64]*flight)}
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
 	}
@@ -190,23 +105,17 @@ func (c *Client) build(life context.Context) error {
 		c.hot.Store(int64(time.Since(c.started)))
 		return nil
 	}
-	end := c.head.Boot.PackOff + c.head.Boot.Len
-	if root := c.head.BodyRoot; root.PackOff == end { // the first miss then needs one round trip less
-		end += root.Len
-		c.demand.early = c.earlyRoot
+	err = c.at.preloadBoot(c.index, func(opening []span) (*preload, error) {
+		return startPreload(life, c.at.image.fetch, opening, &c.running)
+	})
+	if err != nil {
+		return err
 	}
-	c.pre.extend(end)
 	c.running.Go(func() { c.runZone(life) })
-	return nil
-}
-
-// earlyRoot returns the root of the body index out of the preload if it is there, the first time: a damaged one
-// is then fetched again. It does not wait, since a miss early in the boot would wait for the whole boot zone.
-func (c *Client) earlyRoot(b bpk.Block) ([]byte, error) {
-	if b.PackOff != c.head.BodyRoot.PackOff || !c.pre.has(b.PackOff+b.Len) || c.rootTaken.Swap(true) {
-		return nil, nil
+	if c.at.image.pre != nil {
+		return c.at.image.pre.answered(ctx) // is there an image at all, and of the right size
 	}
-	return c.pre.read(b.PackOff, b.Len)
+	return nil
 }
 
 func (c *Client) runZone(life context.Context) {
@@ -216,7 +125,7 @@ func (c *Client) runZone(life context.Context) {
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))
 		return
 	}
-	if life.Err() == nil {
+	if life.Err() == nil && c.fetch.used() { // before that it ends the start
 		// Not the network: that is waited for. Out of memory, or a pack whose chunks do not decode.
 		c.opts.Log.Error("the boot zone cannot be completed", "error", err)
 	}
@@ -313,7 +222,7 @@ func (c *Client) await(ctx context.Context, arrival <-chan struct{}) error {
 			return ctx.Err()
 		case <-late:
 			if time.Since(c.fetch.latest(begin)) >= c.opts.Timeout {
-				return fmt.Errorf("%s: nothing came for %v", c.fetch.src.shown, c.opts.Timeout)
+				return fmt.Errorf("%s: nothing came for %v", c.shown, c.opts.Timeout)
 			}
 		}
 	}
@@ -334,29 +243,23 @@ func (c *Client) Close() error {
 	} else if c.store != nil {
 		errs = append(errs, c.store.close())
 	}
+	if c.at != nil && c.at.image.pre != nil {
+		errs = append(errs, c.at.image.pre.close())
+	}
 	return errors.Join(append(errs, c.pre.close())...)
 }
 
-// A NotPackError tells that the URL holds something else than a pack.
-type NotPackError struct{ URL, Why string }
-
-func (e *NotPackError) Error() string {
-	return fmt.Sprintf("%s is not a bootprof pack: %s", e.URL, e.Why)
-}
-
-func checkDigest(want string, got [32]byte) error {
-	if want == "" {
-		return nil
+// preloadFailed returns what ended a preload or keeps the boot zone from being completed, or nil. Faults of the network
+// do not do that any more after network.setInUse.
+func (c *Client) preloadFailed() error {
+	select {
+	case <-c.broken:
+		return c.brokenBy
+	default:
 	}
-	if is := fmt.Sprintf("sha256:%x", got); !strings.EqualFold(want, is) {
-		return &DigestError{Want: want, Got: is}
+	err := c.pre.failed()
+	if err == nil && c.at.image.pre != nil {
+		err = c.at.image.pre.failed()
 	}
-	return nil
-}
-
-// A DigestError tells that the pack is not the one that was asked for.
-type DigestError struct{ Want, Got string }
-
-func (e *DigestError) Error() string {
-	return fmt.Sprintf("pack has digest %s, want %s", e.Got, e.Want)
+	return err
 }

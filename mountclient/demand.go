@@ -19,16 +19,17 @@ const (
 // belongs to the client, not to the reader that began it: it goes on when that reader is interrupted.
 type demand struct {
 	ctx    context.Context // of the client
-	fetch  *fetcher
+	at     *places
+	net    *network
 	body   *bpk.Body
 	boot   *bpk.BootIndex
 	pages  int64 // of the image
 	store  *store
 	dec    *bpk.BodyDecoder
 	pushed func([]bpk.Range)
-	early  func(bpk.Block) ([]byte, error) // bytes that the preload brings; nil bytes: it does not
 
-	misses  atomic.Int64 // chunks fetched because a reader waited
+	misses  atomic.Int64  // chunks fetched because a reader waited
+	damaged *atomic.Int64 // chunks and nodes whose digest was wrong
 	trails  trails
 	running sync.WaitGroup
 
@@ -128,7 +129,8 @@ func (d *demand) flight(e bpk.Entry) (f *flight, created bool) {
 	return f, true
 }
 
-// adjacent returns the longest head of fs whose stored bytes lie side by side in the pack.
+// adjacent returns the longest head of fs whose stored bytes lie side by side in one file. Chunks that are files of
+// their own all have packOff 0, and so never do.
 func adjacent(fs []*flight) []*flight {
 	n := 1
 	total := fs[0].entry.Len
@@ -148,12 +150,20 @@ func (d *demand) load(group []*flight) {
 	first, last := group[0].entry, group[len(group)-1].entry
 	var raw []byte
 	var err error
-	if first.Len > 0 {
-		raw, err = d.fetch.bytes(d.ctx, first.PackOff, last.PackOff+last.Len-first.PackOff)
+	if len(group) == 1 && d.at.inImage(first.Block) {
+		raw = d.at.early(first.Block) // from the image's opening, or a gap between boot pages
+	}
+	if raw == nil && first.Len > 0 {
+		b := first.Block
+		b.Len = last.PackOff + last.Len - first.PackOff
+		raw, err = d.at.fetch(d.ctx, b)
 	}
 	for _, f := range group {
 		if err == nil {
 			n := f.entry.Len
+			if len(group) == 1 {
+				n = int64(len(raw)) // a file of its own may be of another length
+			}
 			f.err = d.keep(&f.entry, raw[:n])
 			raw = raw[n:]
 		} else {
@@ -180,16 +190,19 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 			if data, err = d.dec.Decode(e, stored, n); err == nil {
 				break
 			}
-			d.fetch.src.count.corrupt.Add(1)
+			d.damaged.Add(1)
 			whole := bpk.CheckBlock("body chunk", e.Block, stored) == nil // then the pack was made so
-			if whole || !d.fetch.used() && wait > time.Second {
+			if whole {
 				return err
 			}
-			d.fetch.log.Warn("damaged chunk, fetching it again", "error", err)
+			if !d.net.used() && wait > time.Second {
+				return d.at.explain(e.Block, err)
+			}
+			d.net.log.Warn("damaged chunk, fetching it again", "from", d.at.where(e.Block), "error", err)
 			if !sleep(d.ctx, wait) {
 				return context.Cause(d.ctx)
 			}
-			if stored, err = d.fetch.bytes(d.ctx, e.PackOff, e.Len); err != nil {
+			if stored, err = d.at.fetch(d.ctx, e.Block); err != nil {
 				return err
 			}
 		}
@@ -201,27 +214,21 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 	return nil
 }
 
-// stored returns the bytes of a block: those that the preload brings along, once, and else from the server.
-func (d *demand) stored(b bpk.Block) ([]byte, error) {
-	if d.early != nil {
-		if raw, err := d.early(b); raw != nil || err != nil {
-			return raw, err
-		}
-	}
-	return d.fetch.bytes(d.ctx, b.PackOff, b.Len)
-}
-
-// node fetches a node of the body index. The caller checks its digest; a damaged one is fetched again first.
+// node fetches a node of the body index, unless the preload has brought it. The caller checks its digest; a damaged
+// one is fetched again first.
 func (d *demand) node(what string, b bpk.Block) ([]byte, error) {
+	if raw := d.at.early(b); raw != nil {
+		return raw, nil
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
-		raw, err := d.stored(b)
+		raw, err := d.at.fetch(d.ctx, b)
 		if err != nil {
 			return nil, err
 		}
-		if err := bpk.CheckBlock(what, b, raw); err == nil || !d.fetch.used() && wait > time.Second {
+		if err := bpk.CheckBlock(what, b, raw); err == nil || !d.net.used() && wait > time.Second {
 			return raw, err
 		}
-		d.fetch.src.count.corrupt.Add(1)
+		d.damaged.Add(1)
 		if !sleep(d.ctx, wait) {
 			return nil, context.Cause(d.ctx)
 		}

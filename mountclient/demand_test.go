@@ -170,6 +170,7 @@ func TestDemandFailedReadLeavesNoFlight(t *testing.T) {
 	}
 	s := p.serve(t)
 	c := openClient(t, s, nil)
+	c.at.pack.pre = nil                                  // the opening has brought the whole index
 	border := int64(bpk.NodeEntries * 32 * bpk.PageSize) // chunks of the first leaf end here
 	const want = 128 << 10
 	if err := readAt(t, c, soon(t), p.image, 0, 1); err != nil {

@@ -31,17 +31,20 @@ func ExitCode(err error) int {
 		ident   *identityError
 		network *NetworkError
 		url     *URLError
+		key     *KeyError
+		signed  *SignatureError
+		image   *ImageError
 	)
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &setup):
 		return ExitSetup
-	case errors.As(err, &url):
+	case errors.As(err, &url), errors.As(err, &key):
 		return ExitUsage
-	case errors.As(err, &digest):
+	case errors.As(err, &digest), errors.As(err, &signed):
 		return ExitTrust
-	case errors.As(err, &notPack), errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, bpk.ErrNotPack):
+	case errors.As(err, &notPack), errors.As(err, &corrupt), errors.As(err, &version), errors.As(err, &image), errors.Is(err, bpk.ErrNotPack):
 		return ExitFormat
 	case errors.As(err, &http), errors.As(err, &ident), errors.As(err, &network):
 		return ExitNetwork

@@ -25,18 +25,25 @@ type HTTPError struct {
 	URL          string // redacted
 	Status       string // "404 Not Found"
 	Code         int
-	RangeAsked   string
+	RangeAsked   string // empty: the whole file
 	ContentRange string // as got
 	ContentType  string
 	Why          string // empty: the status says it
 }
 
 func (e *HTTPError) Error() string {
-	s := fmt.Sprintf("GET %s (%s): %s", e.URL, e.RangeAsked, e.Status)
+	s := fmt.Sprintf("GET %s: %s", withRange(e.URL, e.RangeAsked), e.Status)
 	if e.Why != "" {
 		s += ": " + e.Why
 	}
 	return s
+}
+
+func withRange(url, byteRange string) string {
+	if byteRange == "" {
+		return url
+	}
+	return url + " (" + byteRange + ")"
 }
 
 // Permanent tells that asking again will not help: the URL is wrong or forbidden, or the server does not do
@@ -60,7 +67,8 @@ func (e *identityError) Error() string {
 func permanent(err error) bool {
 	var h *HTTPError
 	var id *identityError
-	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id)
+	var image *ImageError
+	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id) || errors.As(err, &image)
 }
 
 // A URLError tells that a URL cannot be that of a pack.
@@ -77,14 +85,14 @@ func withoutUser(rawURL string) string {
 	return rawURL
 }
 
-// An httpSource reads ranges of one file on a web server. The file's size and ETag are taken from the first
-// answer; later answers must agree. Safe for concurrent use.
+// An httpSource reads one file on a web server, ranges of it or the whole. The file's size and ETag are taken from
+// the first answer to a range; later ones must agree. Safe for concurrent use.
 type httpSource struct {
 	url    string
 	shown  string // without credentials
 	client *http.Client
 	pin    pin
-	count  counters
+	count  *counters
 }
 
 func newHTTPSource(rawURL string) (*httpSource, error) {
@@ -97,10 +105,12 @@ func newHTTPSource(rawURL string) (*httpSource, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, &URLError{u.Redacted(), "want http://HOST/PATH or https://HOST/PATH"}
 	}
+	u.Fragment = ""
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	return &httpSource{
-		url:   rawURL,
+		url:   u.String(),
 		shown: u.Redacted(),
+		count: &counters{},
 		client: &http.Client{Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            dialer.DialContext,
@@ -116,10 +126,49 @@ func newHTTPSource(rawURL string) (*httpSource, error) {
 	}, nil
 }
 
+// sibling returns the source of another file on the same server, whose path is edit of this one's. A query stays: it
+// may be what lets the client in. Connections and counters are shared.
+func (s *httpSource) sibling(edit func(path string) string) *httpSource {
+	u, err := url.Parse(s.url)
+	if err != nil {
+		panic("BUG: the URL was parsed before: " + err.Error())
+	}
+	if u.RawPath != "" {
+		u.RawPath = edit(u.RawPath)
+	}
+	u.Path = edit(u.Path)
+	return &httpSource{url: u.String(), shown: u.Redacted(), client: s.client, count: s.count}
+}
+
+// path returns the path of the URL.
+func (s *httpSource) path() string {
+	u, err := url.Parse(s.url)
+	if err != nil {
+		panic("BUG: the URL was parsed before: " + err.Error())
+	}
+	return u.Path
+}
+
 // get makes one attempt at the range [off, off+n) and hands its bytes to sink as they come, in order. It
 // returns how many bytes it handed over; with a nil error that is at least one, and all the server chose to
 // give of the range. The slices are valid until sink returns.
 func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (int64, error) {
+	asked := fmt.Sprintf("bytes=%d-%d", off, off+n-1)
+	return s.request(ctx, asked, func(resp *http.Response) (int64, bool, error) {
+		want, err := s.check(resp, asked, off, n)
+		return want, false, err
+	}, sink)
+}
+
+// getWhole makes one attempt at the whole file, without asking for a range: any web server and any cache can give
+// that. It ends behind limit bytes; a longer file gives one byte more than that.
+func (s *httpSource) getWhole(ctx context.Context, limit int64, sink func([]byte)) (int64, error) {
+	return s.request(ctx, "", func(resp *http.Response) (int64, bool, error) { return s.checkWhole(resp, limit) }, sink)
+}
+
+// request sends a request for a range, "" for the whole file. check looks at the answer's head and says how many
+// bytes of the body are wanted, and whether fewer are whole, too.
+func (s *httpSource) request(ctx context.Context, asked string, check func(*http.Response) (int64, bool, error), sink func([]byte)) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
@@ -128,20 +177,21 @@ func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (
 	if err != nil {
 		return 0, err
 	}
-	asked := fmt.Sprintf("bytes=%d-%d", off, off+n-1)
-	req.Header.Set("Range", asked)
+	if asked != "" {
+		req.Header.Set("Range", asked)
+	}
 	s.count.requests.Add(1)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, s.transportError(ctx, asked, err)
 	}
 	defer resp.Body.Close()
-	want, err := s.check(resp, asked, off, n)
+	want, orLess, err := check(resp)
 	if err != nil {
 		return 0, err
 	}
 	var got int64
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, min(64<<10, max(want, 1)))
 	for got < want {
 		stall.Reset(stallTimeout)
 		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
@@ -149,6 +199,9 @@ func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (
 			s.count.bytes.Add(int64(m))
 			sink(buf[:m])
 			got += int64(m)
+		}
+		if err == io.EOF && orLess {
+			break
 		}
 		if err != nil && got < want {
 			if err == io.EOF {
@@ -176,12 +229,12 @@ func (s *httpSource) transportError(ctx context.Context, asked string, err error
 // A NetworkError tells that an answer did not come, or not whole. Asking again may help.
 type NetworkError struct {
 	URL        string // redacted
-	RangeAsked string
+	RangeAsked string // empty: the whole file
 	Err        error
 }
 
 func (e *NetworkError) Error() string {
-	return fmt.Sprintf("GET %s (%s): %v", e.URL, e.RangeAsked, e.Err)
+	return fmt.Sprintf("GET %s: %v", withRange(e.URL, e.RangeAsked), e.Err)
 }
 
 func (e *NetworkError) Unwrap() error { return e.Err }
@@ -189,14 +242,11 @@ func (e *NetworkError) Unwrap() error { return e.Err }
 // check compares an answer's head with what was asked and with the file's identity, and returns how many
 // bytes its body has to give.
 func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int64, error) {
-	bad := func(why string) (int64, error) {
-		return 0, &HTTPError{URL: s.shown, Status: resp.Status, Code: resp.StatusCode, RangeAsked: asked,
-			ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why}
-	}
+	bad := func(why string) (int64, error) { return 0, s.httpError(resp, asked, why) }
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 	case http.StatusOK:
-		if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		if isHTML(resp) {
 			return bad("the server sent an HTML page, not an image")
 		}
 		return bad("the server does not serve ranges of this file; bootprof needs a server that does (nginx, Apache, bootprof serve)")
@@ -212,10 +262,45 @@ func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int
 	if !ok || start != off || end < start || end > off+n {
 		return bad(fmt.Sprintf("answered with another range (Content-Range: %q)", resp.Header.Get("Content-Range")))
 	}
-	if ce := resp.Header.Get("Content-Encoding"); ce != "" && ce != "identity" {
-		return bad(fmt.Sprintf("the server compresses the file (Content-Encoding: %s)", ce))
+	if why := compressed(resp); why != "" {
+		return bad(why)
 	}
 	return end - start, s.pin.check(s.shown, size, resp.Header.Get("ETag"))
+}
+
+// checkWhole looks at the head of an answer that has to be a whole file.
+func (s *httpSource) checkWhole(resp *http.Response, limit int64) (want int64, orLess bool, err error) {
+	why := compressed(resp)
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return 0, false, s.httpError(resp, "", "")
+	case isHTML(resp) && resp.ContentLength != limit: // a server that guesses may take a chunk of HTML for HTML
+		why = "the server sent an HTML page"
+	}
+	if why != "" {
+		return 0, false, s.httpError(resp, "", why)
+	}
+	if n := resp.ContentLength; n >= 0 && n <= limit {
+		return n, false, nil
+	}
+	return limit + 1, true, nil
+}
+
+func (s *httpSource) httpError(resp *http.Response, asked, why string) error {
+	return &HTTPError{URL: s.shown, Status: resp.Status, Code: resp.StatusCode, RangeAsked: asked,
+		ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why}
+}
+
+func isHTML(resp *http.Response) bool {
+	return strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+}
+
+// compressed tells what is wrong with an answer that is compressed, and "" of any other.
+func compressed(resp *http.Response) string {
+	if ce := resp.Header.Get("Content-Encoding"); ce != "" && ce != "identity" {
+		return fmt.Sprintf("the server compresses the file (Content-Encoding: %s)", ce)
+	}
+	return ""
 }
 
 // parseContentRange reads "bytes 0-99/1234" (RFC 9110, section 14.4) as the half-open [start, end) of size.

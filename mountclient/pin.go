@@ -9,6 +9,8 @@ import (
 
 // A pin holds the identity of a remote file: what the first answer said of it. The zero value holds none.
 type pin struct {
+	image int64 // bytes that the file must have because its manifest says so; 0: any. Set before the first answer
+
 	mu     sync.Mutex
 	set    bool
 	length int64
@@ -34,6 +36,9 @@ func (p *pin) check(url string, length int64, etag string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.set {
+		if p.image > 0 && length != p.image {
+			return wrongSize(url, length, p.image)
+		}
 		p.set, p.length, p.etag = true, length, etag
 		return nil
 	}
@@ -46,10 +51,26 @@ func (p *pin) check(url string, length int64, etag string) error {
 	return nil
 }
 
-// counters count what went over one source.
+// counters count what went over the sources of one client.
 type counters struct {
 	requests atomic.Int64
 	bytes    atomic.Int64 // of bodies
 	retries  atomic.Int64
 	corrupt  atomic.Int64 // chunks and nodes whose digest was wrong
+}
+
+// An ImageError tells that the image beside a manifest is not the one that the manifest was made of.
+type ImageError struct {
+	URL, Why string
+	Err      error // what showed it; nil: the file's length
+}
+
+func (e *ImageError) Error() string {
+	return fmt.Sprintf("%s is not the image of its manifest: %s", e.URL, e.Why)
+}
+
+func (e *ImageError) Unwrap() error { return e.Err }
+
+func wrongSize(url string, is, want int64) error {
+	return &ImageError{URL: url, Why: fmt.Sprintf("%d bytes on the server instead of %d: uploaded in part, or of another version?", is, want)}
 }

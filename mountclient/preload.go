@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"os"
+	"slices"
+	"sort"
 	"sync"
 	"time"
 )
 
-// Tuning of the preload. Behind the opening, one stream brings the rest in order: with several, the page that is
-// needed next waits behind bytes that are needed later (three streams of 1 MiB each: a boot of 270 MB of pages in
-// 4.16 s instead of 4.03 s). A stream that breaks off goes on where it was.
+// Tuning of the preload. Behind the opening, requests follow each other in order of need, and the next is sent when
+// little of those before it is still to come: with several streams side by side, the page that is needed next waits
+// behind bytes that are needed later (three streams of 1 MiB each: a boot of 270 MB of pages in 4.16 s instead of
+// 4.03 s). A stream that breaks off goes on where it was.
 const (
-	preloadStreams = 1
-	segmentBytes   = 64 << 20 // of one request
+	streamAhead    = 256 << 10 // bytes: what 100 Mbit/s bring in the 20 ms until an answer begins
+	preloadWorkers = 8         // requests at a time, however short they are
+	segmentBytes   = 64 << 20  // of one request
 )
 
 // Behind the opening, a stream that gives few bytes at a time is read every gatherTime only: at 100 Mbit/s
@@ -26,50 +29,58 @@ const (
 	gatherBytes = 32 << 10
 )
 
-// openingSegments are the first requests, each on a connection of its own, sent at once and blindly: that saves
-// the round trip that would pass until the header tells how long the boot zone is. A new TCP connection
-// gives 10 packets of 1,448 bytes in its first round trip (RFC 6928) and twice as much in each that follows:
-// the sizes are such that the bytes of each round trip lie side by side, the first ones first.
+// openingSegments are the lengths of the first requests, each on a connection of its own, sent at once and blindly:
+// that saves the round trip that would pass until the header tells how long the boot zone is. A new TCP
+// connection gives 10 packets of 1,448 bytes in its first round trip (RFC 6928) and twice as much in each that
+// follows: the sizes are such that the bytes of each round trip lie side by side, the first ones first.
 const openingBytes = 364000 // their sum
 
 var openingSegments = []int64{14000, 14000, 28000, 28000, 42000, 42000, 98000, 98000}
 
-// A preload streams the beginning of a pack, [0, end), into a file in memory: several requests at a time, in
-// order. Readers wait for a prefix. The bytes are as they came, unverified.
+// A preload streams pieces of a remote file into a file in memory, in the order in which they were asked for.
+// Readers wait for ranges. The bytes are as they came, unverified.
 //
 // Safe for concurrent use; mu guards the fields below it.
 type preload struct {
 	fetch *fetcher
-	zone  *os.File // packOff = file offset
+	zone  *os.File // sparse; offsets are those of the remote file
 	stop  context.CancelFunc
 
-	mu     sync.Mutex
-	cond   *sync.Cond
-	segs   []*segment
-	prefix int   // segs[:prefix] are complete
-	next   int   // segs[next:] are not taken yet
-	going  int   // workers that have ended their opening segment
-	end    int64 // of the last segment
-	want   int64 // up to where the bytes must be there for a waiter to be woken
-	err    error // permanent: the preload will not go on
+	mu      sync.Mutex
+	come    *sync.Cond // for readers: bytes that one of them waits for are there
+	free    *sync.Cond // for workers: there is something to take
+	segs    []*segment // in order of need; disjoint
+	sorted  []*segment // by offset
+	next    int        // segs[next:] are not taken yet
+	left    int64      // bytes to come of segments taken, but for those of the opening
+	waiting []*span    // what readers wait for
+	curious int        // readers that wait for any answer, for the file's size
+	err     error      // permanent: the preload will not go on
 }
 
-type segment struct{ off, end, filled int64 } // filled: bytes got
+// A span is the range [off, end) of a remote file.
+type span struct{ off, end int64 }
+
+type segment struct {
+	span
+	filled  int64 // bytes got
+	opening bool  // sent at once, whatever else is under way
+}
 
 // startPreload sends the opening requests. ctx ends the preload; wait for its goroutines by closing running.
-func startPreload(ctx context.Context, fetch *fetcher, running *sync.WaitGroup) (*preload, error) {
+func startPreload(ctx context.Context, fetch *fetcher, opening []span, running *sync.WaitGroup) (*preload, error) {
 	zone, err := memfd("bootprof-zone")
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &preload{fetch: fetch, zone: zone, stop: cancel}
-	p.cond = sync.NewCond(&p.mu)
-	for _, n := range openingSegments {
-		p.add(n)
+	p.come, p.free = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
+	for _, s := range opening {
+		p.add(s, true)
 	}
 	context.AfterFunc(ctx, p.wake)
-	for range openingSegments {
+	for range preloadWorkers {
 		running.Go(func() { p.work(ctx) })
 	}
 	return p, nil
@@ -78,30 +89,49 @@ func startPreload(ctx context.Context, fetch *fetcher, running *sync.WaitGroup) 
 // wake lets all waiters look at their conditions again.
 func (p *preload) wake() {
 	p.mu.Lock()
-	p.cond.Broadcast()
+	p.come.Broadcast()
+	p.free.Broadcast()
 	p.mu.Unlock()
 }
 
-// add appends a segment of n bytes. The caller holds mu or is alone.
-func (p *preload) add(n int64) {
-	p.segs = append(p.segs, &segment{off: p.end, end: p.end + n})
-	p.end += n
+// add appends a segment that overlaps no other. The caller holds mu or is alone.
+func (p *preload) add(s span, opening bool) {
+	seg := &segment{span: s, opening: opening}
+	p.segs = append(p.segs, seg)
+	i := p.behind(s.off)
+	p.sorted = slices.Insert(p.sorted, i, seg)
 }
 
-// extend makes the preload go on to packOff end.
-func (p *preload) extend(end int64) {
+// behind returns the index of the first sorted segment that ends behind off. The caller holds mu.
+func (p *preload) behind(off int64) int {
+	return sort.Search(len(p.sorted), func(i int) bool { return p.sorted[i].end > off })
+}
+
+// need makes the preload go on with the spans, in this order, as far as they were not asked for yet.
+func (p *preload) need(spans ...span) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.end < end {
-		p.add(min(segmentBytes, end-p.end))
+	for _, s := range spans {
+		for s.off < s.end {
+			end := min(s.end, s.off+segmentBytes)
+			if i := p.behind(s.off); i < len(p.sorted) {
+				if next := p.sorted[i]; next.off <= s.off {
+					s.off = next.end
+					continue
+				} else if next.off < end {
+					end = next.off
+				}
+			}
+			p.add(span{s.off, end}, false)
+			s.off = end
+		}
 	}
-	p.cond.Broadcast()
+	p.free.Broadcast()
 }
 
-// work fetches an opening segment and then, if it is one of the first preloadStreams workers to be done with
-// that, others until ctx ends.
+// work fetches segments until ctx ends.
 func (p *preload) work(ctx context.Context) {
-	for goOn, first := true, true; goOn; first = false {
+	for {
 		s := p.take(ctx)
 		if s == nil {
 			return
@@ -116,58 +146,10 @@ func (p *preload) work(ctx context.Context) {
 				return
 			}
 		}
-		if first {
-			goOn = p.goOn()
-		}
 	}
 }
 
-// goOn tells whether a worker that has ended its opening segment is one of the first preloadStreams. Which
-// connections are the fast ones is not known before, and one that stands still must not hold up the others.
-func (p *preload) goOn() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.going++
-	return p.going <= preloadStreams
-}
-
-// finish notes how a fetch of s ended and tells whether it need not be repeated.
-func (p *preload) finish(ctx context.Context, s *segment, err error) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case err == nil, beyondEnd(err) && s.off > 0 && p.endsBefore(ctx, s.off):
-		s.end = s.off + s.filled // shorter than asked for if the file ends here
-	case ctx.Err() != nil:
-	case p.fetch.used():
-		return false // Options.Timeout is for readers: the zone is completed when the network is back
-	case p.err == nil:
-		p.err = err
-	}
-	p.advance()
-	p.cond.Broadcast() // the file's end may be what is waited for
-	return true
-}
-
-// failed returns what ended the preload, or nil. After fetcher.setInUse that does not change any more.
-func (p *preload) failed() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
-
-// endsBefore tells whether the remote file ends at or before packOff. It waits until another answer has told
-// the length. The caller holds mu.
-func (p *preload) endsBefore(ctx context.Context, packOff int64) bool {
-	for p.fetch.src.pin.size() < 0 && p.err == nil && ctx.Err() == nil {
-		p.want = 0
-		p.cond.Wait()
-	}
-	size := p.fetch.src.pin.size()
-	return size >= 0 && size <= packOff
-}
-
-// take waits for a segment that nobody works on.
+// take waits for a segment that nobody works on and whose turn it is.
 func (p *preload) take(ctx context.Context) *segment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,11 +158,61 @@ func (p *preload) take(ctx context.Context) *segment {
 			return nil
 		}
 		if p.next < len(p.segs) {
-			p.next++
-			return p.segs[p.next-1]
+			if s := p.segs[p.next]; s.opening || p.left < streamAhead {
+				p.next++
+				if !s.opening {
+					p.left += s.end - s.off
+				}
+				return s
+			}
 		}
-		p.cond.Wait()
+		p.free.Wait()
 	}
+}
+
+// finish notes how a fetch of s ended and tells whether it need not be repeated.
+func (p *preload) finish(ctx context.Context, s *segment, err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil, beyondEnd(err) && s.off > 0 && p.endsBefore(ctx, s.off):
+	case ctx.Err() != nil:
+	case p.fetch.used():
+		return false // Options.Timeout is for readers: the zone is completed when the network is back
+	case p.err == nil:
+		p.err = err
+	}
+	if !s.opening {
+		p.left -= s.end - s.off - s.filled
+	}
+	p.free.Broadcast()
+	p.come.Broadcast() // the file's end may be what is waited for
+	return true
+}
+
+// failed returns what ended the preload, or nil. After network.setInUse that does not change any more.
+func (p *preload) failed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// endsBefore tells whether the remote file ends at or before off. It waits until another answer has told the
+// length. The caller holds mu.
+func (p *preload) endsBefore(ctx context.Context, off int64) bool {
+	size := p.size(ctx)
+	return size >= 0 && size <= off
+}
+
+// size waits until an answer has told the length of the remote file, and returns it; -1 if none will. The caller
+// holds mu.
+func (p *preload) size(ctx context.Context) int64 {
+	p.curious++
+	defer func() { p.curious-- }()
+	for p.fetch.src.pin.size() < 0 && p.err == nil && ctx.Err() == nil {
+		p.come.Wait()
+	}
+	return p.fetch.src.pin.size()
 }
 
 // beyondEnd tells that a request failed because the file is shorter than its range's start.
@@ -200,78 +232,97 @@ func (p *preload) store(s *segment, b []byte) {
 		p.err = fmt.Errorf("keeping preloaded bytes in memory: %w", err)
 	}
 	s.filled += int64(len(b))
+	if !s.opening {
+		if p.left -= int64(len(b)); p.left < streamAhead && p.next < len(p.segs) {
+			p.free.Signal()
+		}
+	}
 	p.advance()
 	more := s.off+s.filled < s.end
 	p.mu.Unlock()
-	if more && s.off >= openingBytes && len(b) < gatherBytes {
+	if more && !s.opening && len(b) < gatherBytes {
 		time.Sleep(gatherTime)
 	}
 }
 
-// advance notes what is complete and wakes the waiters if one of them has what it waits for. The caller
-// holds mu.
+// advance wakes the readers if one of them has what it waits for. The caller holds mu.
 func (p *preload) advance() {
-	for p.prefix < len(p.segs) && p.segs[p.prefix].off+p.segs[p.prefix].filled == p.segs[p.prefix].end {
-		p.prefix++
-	}
-	if p.have() >= p.want || p.err != nil {
-		p.want = math.MaxInt64
-		p.cond.Broadcast()
+	if p.err != nil || p.curious > 0 || slices.ContainsFunc(p.waiting, func(s *span) bool { return p.have(s.off) >= s.end }) {
+		p.come.Broadcast()
 	}
 }
 
-// have returns up to where all bytes are there. The caller holds mu.
-func (p *preload) have() int64 {
-	if p.prefix < len(p.segs) {
-		return p.segs[p.prefix].off + p.segs[p.prefix].filled
+// have returns up to where all bytes from off on are there. The caller holds mu.
+func (p *preload) have(off int64) int64 {
+	for i := p.behind(off); i < len(p.sorted); i++ {
+		s := p.sorted[i]
+		if s.off > off || s.off+s.filled <= off {
+			break
+		}
+		if off = s.off + s.filled; off < s.end {
+			break
+		}
 	}
-	return p.segs[len(p.segs)-1].end
+	return off
 }
 
-// wait blocks until [0, packEnd) is there, the remote file has ended before it (then it tells so), or ctx ends.
-func (p *preload) wait(ctx context.Context, packEnd int64) error {
+// wait blocks until [off, off+n) is there, the remote file has ended before it (then it tells so), or ctx ends.
+func (p *preload) wait(ctx context.Context, off, n int64) error {
 	stop := context.AfterFunc(ctx, p.wake)
 	defer stop()
+	want := &span{off, off + n}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.waiting = append(p.waiting, want)
+	defer func() { p.waiting = slices.DeleteFunc(p.waiting, func(s *span) bool { return s == want }) }()
 	for {
 		if p.err != nil {
 			return p.err
 		}
-		// First: the segments behind the end of a short file count as complete.
-		if size := p.fetch.src.pin.size(); size >= 0 && size < packEnd {
+		if size := p.fetch.src.pin.size(); size >= 0 && size < want.end {
 			return errEndsEarly
 		}
-		if p.have() >= packEnd {
+		if p.have(off) >= want.end {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p.want = min(p.want, packEnd)
-		p.cond.Wait()
+		p.come.Wait()
 	}
 }
 
-// has tells whether [0, packEnd) is there; packEnd lies inside the remote file.
-func (p *preload) has(packEnd int64) bool {
+// answered waits until the server has told the file's size, or what is wrong with the file.
+func (p *preload) answered(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, p.wake)
+	defer stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.have() >= packEnd
+	if p.size(ctx) < 0 && p.err == nil {
+		return context.Cause(ctx)
+	}
+	return p.err
 }
 
-// read returns [packOff, packOff+n) of what wait has waited for.
-func (p *preload) read(packOff, n int64) ([]byte, error) {
+// has tells whether [off, off+n) is there.
+func (p *preload) has(off, n int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.have(off) >= off+n
+}
+
+// read returns [off, off+n) of what wait has waited for.
+func (p *preload) read(off, n int64) ([]byte, error) {
 	b := make([]byte, n)
-	if _, err := p.zone.ReadAt(b, packOff); err != nil {
+	if _, err := p.zone.ReadAt(b, off); err != nil {
 		return nil, fmt.Errorf("reading preloaded bytes from memory: %w", err)
 	}
 	return b, nil
 }
 
 // replace puts a chunk that was fetched again in the place of a damaged one.
-func (p *preload) replace(packOff int64, b []byte) error {
-	_, err := p.zone.WriteAt(b, packOff)
+func (p *preload) replace(off int64, b []byte) error {
+	_, err := p.zone.WriteAt(b, off)
 	return err
 }
 

@@ -16,7 +16,7 @@ func newTestPreload(t *testing.T, s *faultserver.Server) *preload {
 	t.Helper()
 	var running sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
-	p, err := startPreload(ctx, newTestFetcher(t, s), &running)
+	p, err := startPreload(ctx, newTestFetcher(t, s), inRow(openingSegments), &running)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func waits(t *testing.T, p *preload, packEnd int64) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	err := p.wait(ctx, packEnd)
+	err := p.wait(ctx, 0, packEnd)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
@@ -62,19 +62,19 @@ func TestPreloadShortFiles(t *testing.T) {
 			file := testFile(n)
 			p := newTestPreload(t, serveBytes(t, file))
 			have := min(n, openingBytes)
-			if err := p.wait(soon(t), int64(have)); err != nil {
+			if err := p.wait(soon(t), 0, int64(have)); err != nil {
 				t.Fatal(err)
 			}
 			checkPreloaded(t, p, file[:have])
 			if n > openingBytes {
-				p.extend(int64(n))
-				if err := p.wait(soon(t), int64(n)); err != nil {
+				p.need(span{0, int64(n)})
+				if err := p.wait(soon(t), 0, int64(n)); err != nil {
 					t.Fatal(err)
 				}
 				checkPreloaded(t, p, file)
 			}
 			for _, beyond := range []int64{1, 1000, 1 << 30} {
-				if err := p.wait(soon(t), int64(n)+beyond); !errors.Is(err, errEndsEarly) {
+				if err := p.wait(soon(t), 0, int64(n)+beyond); !errors.Is(err, errEndsEarly) {
 					t.Errorf("%d bytes beyond the end: %v", beyond, err)
 				}
 			}
@@ -84,7 +84,7 @@ func TestPreloadShortFiles(t *testing.T) {
 
 func TestPreloadEmptyFile(t *testing.T) {
 	p := newTestPreload(t, serveBytes(t, nil))
-	err := p.wait(soon(t), 512)
+	err := p.wait(soon(t), 0, 512)
 	var h *HTTPError
 	if !errors.As(err, &h) || h.Why != "the file is empty" {
 		t.Errorf("%v", err)
@@ -103,11 +103,11 @@ func TestPreloadPrefix(t *testing.T) {
 		return nil
 	})
 	p := newTestPreload(t, s)
-	p.extend(int64(len(file)))
-	if err := p.wait(soon(t), gap); err != nil {
+	p.need(span{0, int64(len(file))})
+	if err := p.wait(soon(t), 0, gap); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.wait(soon(t), gap+1000); err != nil {
+	if err := p.wait(soon(t), 0, gap+1000); err != nil {
 		t.Fatal(err)
 	}
 	if !waits(t, p, gap+1001) || !waits(t, p, 1<<20) {
@@ -120,7 +120,7 @@ func TestPreloadPrefix(t *testing.T) {
 		return p.next == len(p.segs) && p.segs[len(p.segs)-1].filled > 0
 	})
 	done := make(chan error, 1)
-	go func() { done <- p.wait(soon(t), int64(len(file))) }()
+	go func() { done <- p.wait(soon(t), 0, int64(len(file))) }()
 	s.Script(nil)
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -128,14 +128,14 @@ func TestPreloadPrefix(t *testing.T) {
 	checkPreloaded(t, p, file)
 }
 
-// Segments cover the zone once, in order, at most preloadStreams at a time.
+// Segments cover the zone once, in order, each byte in one request.
 func TestPreloadSegments(t *testing.T) {
 	for _, n := range []int{openingBytes, openingBytes + 1, 2 << 20, 5<<20 - 7} {
 		s := serveBytes(t, testFile(n))
 		p := newTestPreload(t, s)
-		p.extend(int64(n / 2))
-		p.extend(int64(n))
-		if err := p.wait(soon(t), int64(n)); err != nil {
+		p.need(span{0, int64(n / 2)})
+		p.need(span{0, int64(n)})
+		if err := p.wait(soon(t), 0, int64(n)); err != nil {
 			t.Fatal(err)
 		}
 		p.mu.Lock()
@@ -165,8 +165,8 @@ func TestPreloadFaults(t *testing.T) {
 		return nil
 	})
 	p := newTestPreload(t, s)
-	p.extend(int64(len(file)))
-	if err := p.wait(soon(t), int64(len(file))); err != nil {
+	p.need(span{0, int64(len(file))})
+	if err := p.wait(soon(t), 0, int64(len(file))); err != nil {
 		t.Fatal(err)
 	}
 	checkPreloaded(t, p, file)
@@ -181,13 +181,13 @@ func TestPreloadInUse(t *testing.T) {
 			t.Parallel()
 			s := serveBytes(t, file)
 			p := newTestPreload(t, s)
-			if err := p.wait(soon(t), openingBytes); err != nil {
+			if err := p.wait(soon(t), 0, openingBytes); err != nil {
 				t.Fatal(err)
 			}
 			s.Script(faultserver.First(3, f))
 			p.fetch.setInUse()
-			p.extend(int64(len(file)))
-			if err := p.wait(soon(t), int64(len(file))); err != nil {
+			p.need(span{0, int64(len(file))})
+			if err := p.wait(soon(t), 0, int64(len(file))); err != nil {
 				t.Fatal(err)
 			}
 			checkPreloaded(t, p, file)
@@ -203,8 +203,8 @@ func TestPreloadPermanentFault(t *testing.T) {
 			s := serveBytes(t, file)
 			s.Script(faultserver.Touching(2<<20, 1, f))
 			p := newTestPreload(t, s)
-			p.extend(int64(len(file)))
-			err := p.wait(soon(t), int64(len(file)))
+			p.need(span{0, int64(len(file))})
+			err := p.wait(soon(t), 0, int64(len(file)))
 			var h *HTTPError
 			if !errors.As(err, &h) {
 				t.Errorf("%v", err)

@@ -14,12 +14,9 @@ import (
 // maxRetryWait bounds the pause between two attempts: a network that is back is used again within it.
 const maxRetryWait = 2 * time.Second
 
-// A fetcher repeats requests until they succeed. Transient faults (no connection, a body cut short, 5xx) are
-// repeated without end; permanent ones (404, another file under the URL) are repeated too once the image is
-// in use, because a reader of the root file system must never see an error, and end the fetch before that.
-// Bytes that came before a fault are kept: the next attempt asks for the rest only. Safe for concurrent use.
-type fetcher struct {
-	src          *httpSource
+// A network is what the fetchers of one client share: how long they wait, and what is known of outages. Safe for
+// concurrent use.
+type network struct {
 	log          *slog.Logger
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
@@ -32,8 +29,22 @@ type fetcher struct {
 	down   bool // the outage was told
 }
 
+// A fetcher repeats requests for one file until they succeed. Transient faults (no connection, a body cut short,
+// 5xx) are repeated without end; permanent ones (404, another file under the URL) are repeated too once the image
+// is in use, because a reader of the root file system must never see an error, and end the fetch before that.
+// Bytes that came before a fault are kept: the next attempt asks for the rest only. Safe for concurrent use.
+type fetcher struct {
+	src *httpSource
+	*network
+}
+
+// sibling returns the fetcher of another file on the same server; see httpSource.sibling.
+func (f *fetcher) sibling(edit func(path string) string) *fetcher {
+	return &fetcher{src: f.src.sibling(edit), network: f.network}
+}
+
 // setInUse says that the image is mounted: from now on nothing is permanent.
-func (f *fetcher) setInUse() {
+func (f *network) setInUse() {
 	f.mu.Lock()
 	f.inUse = true
 	f.mu.Unlock()
@@ -44,6 +55,31 @@ func (f *fetcher) setInUse() {
 // A remote file that ends earlier gives fewer bytes, without an error.
 func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) error {
 	end := off + n
+	return f.repeat(ctx, sink, func(ctx context.Context, sink func([]byte)) (bool, int64, error) {
+		got, err := f.src.get(ctx, off, end-off, sink)
+		off += got
+		size := f.src.pin.size()
+		if err != nil { // a request beyond the end will not succeed later, either
+			return beyondEnd(err) && size >= 0 && off >= size, got, err
+		}
+		return off == end || off >= size, got, nil // or else the server gave a part of the range
+	})
+}
+
+// whole fetches the whole file, of which it returns at most limit+1 bytes. It does not ask for a range.
+func (f *fetcher) whole(ctx context.Context, limit int64) ([]byte, error) {
+	var out []byte
+	err := f.repeat(ctx, func(b []byte) { out = append(out, b...) }, func(ctx context.Context, sink func([]byte)) (bool, int64, error) {
+		out = make([]byte, 0, limit)
+		_, err := f.src.getWhole(ctx, limit, sink)
+		return err == nil, 0, err // what came of a file that broke off is of no use
+	})
+	return out, err
+}
+
+// repeat calls try until it is done, and returns the error that it was done with; the errors before that are
+// repeated as the fetcher's comment says. try tells how many bytes came to stay; it hands all bytes to its sink.
+func (f *fetcher) repeat(ctx context.Context, sink func([]byte), try func(context.Context, func([]byte)) (done bool, kept int64, err error)) error {
 	wait := 50 * time.Millisecond
 	failing := false
 	progress := time.Now()
@@ -54,26 +90,24 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 		}
 	}()
 	for {
-		got, err := f.attempt(ctx, off, end-off, &progress, sink)
-		off += got
-		if err == nil && (off == end || off >= f.src.pin.size()) {
-			return nil
-		}
-		if err == nil { // the server gave a part of the range
-			continue
-		}
-		if ctx.Err() != nil {
+		before := progress
+		done, kept, err := f.attempt(ctx, &progress, sink, try)
+		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		size := f.src.pin.size()
-		if permanent(err) && (!f.used() || beyondEnd(err) && size >= 0 && off >= size) {
+		if done || err != nil && permanent(err) && !f.used() {
 			return err
+		}
+		if err == nil {
+			continue
 		}
 		if last == nil || !errors.Is(err, errStalled) {
 			last = err
 		}
-		if got > 0 {
+		if kept > 0 {
 			wait = 50 * time.Millisecond
+		} else {
+			progress = before
 		}
 		if limit := f.limit(); limit > 0 && time.Since(progress) >= limit {
 			return fmt.Errorf("%w (given up after %v)", last, limit)
@@ -90,8 +124,8 @@ func (f *fetcher) stream(ctx context.Context, off, n int64, sink func([]byte)) e
 	}
 }
 
-// attempt is one get that ends when no byte has come for the time-out. It sets progress at every byte.
-func (f *fetcher) attempt(ctx context.Context, off, n int64, progress *time.Time, sink func([]byte)) (int64, error) {
+// attempt is one try that ends when no byte has come for the time-out. It sets progress at every byte.
+func (f *fetcher) attempt(ctx context.Context, progress *time.Time, sink func([]byte), try func(context.Context, func([]byte)) (bool, int64, error)) (bool, int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := f.limit()
@@ -100,7 +134,7 @@ func (f *fetcher) attempt(ctx context.Context, off, n int64, progress *time.Time
 		timer = time.AfterFunc(limit-time.Since(*progress), func() { cancel(errStalled) })
 		defer timer.Stop()
 	}
-	return f.src.get(ctx, off, n, func(b []byte) {
+	return try(ctx, func(b []byte) {
 		*progress = time.Now()
 		f.lastByte.Store(progress.UnixNano())
 		if timer != nil {
@@ -123,7 +157,7 @@ func (f *fetcher) bytes(ctx context.Context, off, n int64) ([]byte, error) {
 }
 
 // limit returns how long a fetch may be without progress; 0 is without end.
-func (f *fetcher) limit() time.Duration {
+func (f *network) limit() time.Duration {
 	if f.used() {
 		return f.timeout
 	}
@@ -131,21 +165,21 @@ func (f *fetcher) limit() time.Duration {
 }
 
 // latest returns when the last byte came, or since if that was later.
-func (f *fetcher) latest(since time.Time) time.Time {
+func (f *network) latest(since time.Time) time.Time {
 	if t := time.Unix(0, f.lastByte.Load()); t.After(since) {
 		return t
 	}
 	return since
 }
 
-func (f *fetcher) used() bool {
+func (f *network) used() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inUse
 }
 
 // fault tells an outage once, whatever the number of requests it hits; recovered tells its end.
-func (f *fetcher) fault(err error) {
+func (f *network) fault(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed++
@@ -155,7 +189,7 @@ func (f *fetcher) fault(err error) {
 	}
 }
 
-func (f *fetcher) recovered() {
+func (f *network) recovered() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed--

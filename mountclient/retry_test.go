@@ -34,7 +34,7 @@ func newTestFetcher(t *testing.T, s *faultserver.Server) *fetcher {
 		t.Fatal(err)
 	}
 	t.Cleanup(src.client.CloseIdleConnections)
-	return &fetcher{src: src, log: testLog(t), startTimeout: testWait}
+	return &fetcher{src: src, network: &network{log: testLog(t), startTimeout: testWait}}
 }
 
 // After a fault, the next request begins at the byte after the last one that came: each byte comes once.
@@ -163,7 +163,7 @@ func pipeFetcher(t *testing.T, dial func(ctx context.Context) (net.Conn, error))
 	tr := src.client.Transport.(*http.Transport)
 	tr.Proxy = nil
 	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
-	return &fetcher{src: src, log: testLog(t)}
+	return &fetcher{src: src, network: &network{log: testLog(t)}}
 }
 
 // silent is a server that takes the request and does not answer.
@@ -307,7 +307,7 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 // An outage is told once, and its end too, however many fetches it hits.
 func TestOutageIsToldOnce(t *testing.T) {
 	b := &syncBuffer{}
-	f := &fetcher{log: NewLog(b, 0)}
+	f := &network{log: NewLog(b, 0)}
 	f.setInUse()
 	for range 5 {
 		f.fault(io.ErrUnexpectedEOF)

@@ -41,7 +41,7 @@ type Status struct {
 	Retries         int64   `json:"retries"`
 	DamagedChunks   int64   `json:"damaged_chunks"`
 	CacheDir        string  `json:"cache_dir,omitempty"`
-	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped for a wrong hash
+	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped: damaged, or of damaged pages
 	HeldPages       int64   `json:"held_pages"`              // pages in the store or cache
 }
 
@@ -49,7 +49,7 @@ type Status struct {
 func (m *Mounted) Status() Status {
 	c := m.Client
 	s := Status{
-		PID: os.Getpid(), URL: c.fetch.src.shown, Dir: m.opts.Dir, Digest: fmt.Sprintf("sha256:%x", c.digest),
+		PID: os.Getpid(), URL: c.shown, Dir: m.opts.Dir, Digest: fmt.Sprintf("sha256:%x", c.digest),
 		ImageBytes: c.head.ImageSize, Phase: "preloading",
 		UpSeconds: time.Since(c.started).Seconds(), ReadySeconds: seconds(c.ready.Load()), HotSeconds: seconds(c.hot.Load()),
 		BootPages: c.head.BootPages, PushedPages: c.push.pushedPages(), Reads: c.reads.Load(),

@@ -32,6 +32,7 @@ func run(args []string, stderr io.Writer) int {
 	fs.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
+	fs.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	if err := fs.Parse(args); err != nil {

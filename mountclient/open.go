@@ -1,0 +1,203 @@
+package mountclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"bootprof/imagepack/bpk"
+	"bootprof/internal/fsmagic"
+)
+
+// Open starts the preload and returns when header and boot index are there and checked. ctx bounds the
+// opening only. The caller closes the client.
+func Open(ctx context.Context, opts Options) (*Client, error) {
+	src, err := newHTTPSource(opts.URL)
+	if err != nil {
+		return nil, err
+	}
+	key, err := readPublicKey(opts.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	if opts.MemoryBytes == 0 {
+		opts.MemoryBytes = 32 << 20
+	}
+	life, stop := context.WithCancel(context.Background())
+	c := &Client{opts: opts, shown: src.shown, stop: stop, started: time.Now(), broken: make(chan struct{})}
+	c.fetch = &fetcher{src: src, network: &network{log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout}}
+	opening := openingSegments
+	if isManifest(src) {
+		opening = manifestOpening
+	}
+	if c.pre, err = startPreload(life, c.fetch, inRow(opening), &c.running); err != nil {
+		stop()
+		return nil, err
+	}
+	if err := c.open(ctx, life, key); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// open reads header and boot index out of the preload and makes the parts that need them.
+func (c *Client) open(ctx, life context.Context, key *signedBy) error {
+	signature := key.fetch(life, c.fetch, &c.running)
+	err := c.readHeader(ctx)
+	var image remote
+	var notPack *NotPackError
+	if errors.As(err, &notPack) && notPack.start != nil && !isManifest(c.fetch.src) {
+		signature.drop()
+		image = remote{c.fetch, c.pre}
+		manifest := c.fetch.sibling(func(image string) string { return image + bpk.ManifestSuffix })
+		signature = key.fetch(life, manifest, &c.running)
+		err = besideError(notPack, c.readManifest(ctx, life, manifest))
+	}
+	if err != nil {
+		return err
+	}
+	if err := checkDigest(c.opts.Digest, c.digest); err != nil {
+		return fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+	}
+	if err := key.check(ctx, signature, c.digest); err != nil {
+		return err
+	}
+	if size := c.fetch.src.pin.size(); size != c.head.PackSize {
+		return &bpk.CorruptError{What: c.fetch.src.shown, Why: fmt.Sprintf("%d bytes on the server instead of %d: uploaded in part?", size, c.head.PackSize)}
+	}
+	if c.at, err = locate(c.head, remote{c.fetch, c.pre}, image); err != nil {
+		return err
+	}
+	c.pre.need(span{0, c.head.BootIndex.PackOff + c.head.BootIndex.Len})
+	if err := c.preloaded(ctx, c.head.BootIndex, func(raw []byte) (err error) {
+		if err := bpk.CheckBlock("boot index", c.head.BootIndex, raw); err != nil {
+			return err
+		}
+		c.index, err = bpk.DecodeBootIndex(c.head, raw)
+		return err
+	}); err != nil {
+		return err
+	}
+	return c.build(ctx, life)
+}
+
+// readManifest takes what was asked for as an image, and the manifest beside it for the pack.
+func (c *Client) readManifest(ctx, life context.Context, manifest *fetcher) error {
+	pre, err := startPreload(life, manifest, inRow(besideOpening), &c.running)
+	if err != nil {
+		return err
+	}
+	c.at = &places{image: remote{c.fetch, c.pre}} // what Close has to close
+	c.fetch, c.pre = manifest, pre
+	return c.readHeader(ctx)
+}
+
+// readHeader reads the pack's header out of the preload.
+func (c *Client) readHeader(ctx context.Context) error {
+	url := c.fetch.src.shown
+	if err := c.pre.wait(ctx, 0, bpk.HeaderSize); err != nil {
+		if errors.Is(err, errEndsEarly) {
+			return &NotPackError{URL: url, Why: fmt.Sprintf("it is %d bytes long", c.fetch.src.pin.size())}
+		}
+		return err
+	}
+	return c.preloaded(ctx, bpk.Block{Len: bpk.HeaderSize}, func(raw []byte) (err error) {
+		c.digest = bpk.Digest(raw)
+		if c.head, err = bpk.DecodeHeader(raw); errors.Is(err, bpk.ErrNotPack) {
+			err = &NotPackError{URL: url, Why: fmt.Sprintf("it starts with %q", raw[:8]), start: c.pre.start()}
+		}
+		return err
+	})
+}
+
+// preloaded hands the preloaded bytes of a block to decode. If they are damaged they are fetched once more.
+func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte) error) error {
+	if err := c.pre.wait(ctx, b.PackOff, b.Len); err != nil {
+		return err
+	}
+	raw, err := c.pre.read(b.PackOff, b.Len)
+	if err != nil {
+		return err
+	}
+	if err = decode(raw); isCorrupt(err) {
+		c.fetch.src.count.corrupt.Add(1)
+		if raw, err := c.fetch.bytes(ctx, b.PackOff, b.Len); err != nil {
+			return err
+		} else if err = decode(raw); err != nil {
+			return fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+		}
+		return nil
+	}
+	var notPack *NotPackError
+	if err != nil && !errors.As(err, &notPack) {
+		err = fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+	}
+	return err
+}
+
+// locate finds out where the blocks of a pack lie. image is what was asked for; without a fetcher if that was the pack.
+func locate(head *bpk.Header, pack, image remote) (*places, error) {
+	at := &places{head: head, pack: pack, image: image}
+	packURL := pack.fetch.src.shown
+	switch beside := head.Features&bpk.FeatureBeside != 0; {
+	case image.fetch != nil && !beside:
+		return at, &NotPackError{URL: image.fetch.src.shown, Why: packURL + " beside it is a pack, not a manifest"}
+	case image.fetch != nil:
+		if size := image.fetch.src.pin.size(); size != head.ImageSize {
+			return at, wrongSize(image.fetch.src.shown, size, head.ImageSize)
+		}
+	case beside && !isManifest(pack.fetch.src):
+		return at, &NotPackError{URL: packURL, Why: "it is the manifest of an image, and must be called like the image with " + bpk.ManifestSuffix + " behind it"}
+	case beside:
+		at.image.fetch = pack.fetch.sibling(func(manifest string) string { return strings.TrimSuffix(manifest, bpk.ManifestSuffix) })
+		at.image.fetch.src.pin.image = head.ImageSize
+	}
+	return at, nil
+}
+
+// isManifest tells whether a URL is that of a manifest, by its name.
+func isManifest(src *httpSource) bool {
+	_, ok := bpk.ImageName(src.path())
+	return ok
+}
+
+// A NotPackError tells that the URL holds something else than a pack.
+type NotPackError struct {
+	URL, Why string
+	start    []byte // first bytes of a file that is long enough to be an image
+}
+
+func (e *NotPackError) Error() string {
+	return fmt.Sprintf("%s is not a bootprof pack: %s", e.URL, e.Why)
+}
+
+// besideError tells why a file that is no pack has no manifest beside it either. err is what reading that gave.
+func besideError(image *NotPackError, err error) error {
+	var http *HTTPError
+	var notPack *NotPackError
+	what := image.Why
+	if fs := fsmagic.Detect(bytes.NewReader(image.start)); fs != "" {
+		what = fmt.Sprintf("it starts like an image (%s)", fs)
+	}
+	switch {
+	case errors.As(err, &http) && http.Permanent():
+		return &NotPackError{URL: image.URL, Why: fmt.Sprintf("%s, and there is no manifest beside it (%v)", what, err)}
+	case errors.As(err, &notPack):
+		return &NotPackError{URL: image.URL, Why: fmt.Sprintf("%s, and %s beside it is no manifest", what, notPack.URL)}
+	}
+	return err
+}
+
+// start returns what is there of the beginning of the file, as far as a file system can be told by it.
+func (p *preload) start() []byte {
+	p.mu.Lock()
+	n := min(p.have(0), fsmagic.Window)
+	p.mu.Unlock()
+	b, _ := io.ReadAll(io.NewSectionReader(p.zone, 0, n))
+	return b
+}
