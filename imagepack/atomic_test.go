@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/zopt"
 )
 
 // touchy is an image whose reads are counted, and may fail or do something else at a certain one.
@@ -203,7 +204,7 @@ func TestCheckFrame(t *testing.T) {
 	image := mixedPages(1, 40)
 	ranges := []bpk.Range{{Page: 3, Pages: 10}, {Page: 1, Pages: 1}, {Page: 20, Pages: 20}}
 	encode := func() (zoneFrame, []byte) {
-		f, err := encodeFrame(newMemImage(image), ranges, []int{4, 8, 16, 3})
+		f, err := encodeFrame(newMemImage(image), ranges, []int{4, 8, 16, 3}, zopt.Fast)
 		if err != nil {
 			t.Fatal(err)
 		}

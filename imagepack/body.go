@@ -10,7 +10,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/zopt"
 )
+
+var errChanged = errors.New("the input changed while it was packed: its SHA-256 was another one before")
 
 // packBody reads the image once, in order, compresses the chunks of the plan in parallel, and hands their
 // stored bytes to write in order. It returns the chunks' index entries and the SHA-256 of the image.
@@ -19,18 +22,18 @@ import (
 // jobs in flight: four chunks of at most 1 MiB, twice, per worker.
 func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []bpk.Range, write func([]byte) (int64, error)) ([]bpk.Entry, [32]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(w.opts.BodyLevel), zstd.WithEncoderConcurrency(w.opts.Workers),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(bpk.MaxChunkPages*bpk.PageSize))
-	if err != nil {
-		cancel()
-		return nil, [32]byte{}, err
-	}
 	var running sync.WaitGroup
 	defer func() {
 		cancel()
 		running.Wait() // nobody reads the image or encodes after the return
-		enc.Close()
 	}()
+	encoders := make([]chunkEncoder, w.opts.Workers)
+	for i := range encoders {
+		var err error
+		if encoders[i], err = newChunkEncoder(w.opts.BodyLevel); err != nil {
+			return nil, [32]byte{}, err
+		}
+	}
 	type job struct {
 		data   []byte // the chunk's cold pages
 		stored []byte
@@ -63,7 +66,7 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 			work <- j // the workers empty it until it is closed
 		}
 	})
-	for range w.opts.Workers {
+	for _, enc := range encoders {
 		running.Go(func() {
 			for j := range work {
 				j.stored, j.codec = encodeChunk(enc, j.data)
@@ -88,6 +91,7 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 			if shared {
 				w.stats.Shared++
 			} else {
+				var err error
 				if off, err = write(j.stored); err != nil {
 					return nil, [32]byte{}, err
 				}
@@ -104,9 +108,32 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 	}
 	sum := [32]byte(image.Sum(nil))
 	if known := w.opts.ImageSHA256; known != [32]byte{} && known != sum {
-		return nil, [32]byte{}, errors.New("the input changed while it was packed: its SHA-256 was another one before")
+		return nil, [32]byte{}, errChanged
 	}
 	return entries, sum, nil
+}
+
+// BodyMax is a level beyond the library's best: the boot zone's own compressor, at a tenth of the speed.
+const BodyMax zstd.EncoderLevel = 100
+
+// A chunkEncoder makes one zstd frame of a chunk. Not safe for concurrent use.
+type chunkEncoder func(data []byte) []byte
+
+func newChunkEncoder(level zstd.EncoderLevel) (chunkEncoder, error) {
+	const window = bpk.MaxChunkPages * bpk.PageSize
+	if level != BodyMax {
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(window))
+		return func(data []byte) []byte { return enc.EncodeAll(data, make([]byte, 0, len(data)/2)) }, err
+	}
+	enc, err := zopt.NewEncoder(zopt.Options{WindowSize: window, Effort: zopt.Good})
+	return func(data []byte) []byte {
+		enc.Reset()
+		z, err := enc.Chunk(nil, data, true)
+		if err != nil {
+			panic("BUG: " + err.Error()) // there is none for a whole frame
+		}
+		return z
+	}, err
 }
 
 // readChunk reads the image range r, adds it to the image's hash, and returns its cold pages.
@@ -130,11 +157,11 @@ func readChunk(img io.ReaderAt, r bpk.Range, boot *bpk.BootIndex, image io.Write
 
 // encodeChunk returns the stored form of a chunk: nothing for zeros, and the plain bytes where compression
 // gains less than 3 %.
-func encodeChunk(enc *zstd.Encoder, data []byte) ([]byte, byte) {
+func encodeChunk(enc chunkEncoder, data []byte) ([]byte, byte) {
 	if allZero(data) {
 		return nil, bpk.CodecZero
 	}
-	z := enc.EncodeAll(data, make([]byte, 0, len(data)/2))
+	z := enc(data)
 	if len(z) > len(data)-len(data)/32 {
 		return data, bpk.CodecRaw
 	}

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -21,15 +24,47 @@ const (
 	framePages      = 4096 // 16 MiB of image
 	firstChunkPages = 4    // the first chunk, then twice as many each, so that the boot begins early
 	zoneChunkPages  = 32   // 128 KiB
-	largeChunkPages = 64   // 256 KiB, for zones over largeZonePages: keeps the boot index under 64 KiB
+	largeChunkPages = 64   // 256 KiB, for zones over largeZonePages
 	largeZonePages  = 8192
+	maxZoneChunks   = 768 // chunks are doubled until there are no more: their digests then leave the boot index under 64 KiB
 )
+
+// A BootLevel says how much time is spent to make the boot zone smaller. Every boot loads the zone; it is compressed
+// once.
+type BootLevel int
+
+// The levels. Sizes are relative to one zstd -19 stream, speeds per core (imagepack/zopt).
+const (
+	BootAuto BootLevel = iota // the best that packs a zone within a minute or so on two cores
+	BootBest                  // 0.98, 1.3 MB/s
+	BootGood                  // 0.99, 2.3 MB/s
+	BootFast                  // 1.03, 4.2 MB/s
+)
+
+// Zones of more pages than these are not compressed at the best, or at a good level unless asked for.
+const (
+	autoBestPages = 16 << 10 // 64 MiB
+	autoGoodPages = 32 << 10 // 128 MiB
+)
+
+func (l BootLevel) effort(zonePages int) zopt.Effort {
+	switch {
+	case l == BootBest || l == BootAuto && zonePages <= autoBestPages:
+		return zopt.Best
+	case l == BootGood || l == BootAuto && zonePages <= autoGoodPages:
+		return zopt.Good
+	}
+	return zopt.Fast
+}
 
 // chunkSizes returns the pages of each chunk of one frame of n pages.
 func chunkSizes(n, zonePages int, firstFrame bool) []int {
 	full := zoneChunkPages
 	if zonePages > largeZonePages {
 		full = largeChunkPages
+	}
+	for zonePages/full > maxZoneChunks && full < bpk.MaxChunkPages {
+		full *= 2
 	}
 	size := full
 	if firstFrame {
@@ -56,34 +91,46 @@ type zoneFrame struct {
 	filter byte
 }
 
-// encodeFrame compresses the pages of ranges, which make one frame, and checks that they come back.
-func encodeFrame(img io.ReaderAt, ranges []bpk.Range, sizes []int) (zoneFrame, error) {
-	var data []byte
+// A frameEncoder compresses frames one after the other and keeps its memory for the next one: about 125 MiB, and twice
+// the longest frame. Not safe for concurrent use.
+type frameEncoder struct {
+	zstd            *zopt.Encoder
+	plain, filtered []byte
+}
+
+func newFrameEncoder(effort zopt.Effort) (*frameEncoder, error) {
+	z, err := zopt.NewEncoder(zopt.Options{WindowSize: bpk.MaxWindow, Effort: effort})
+	return &frameEncoder{zstd: z}, err
+}
+
+// encode compresses the pages of ranges, which make one frame, in chunks of the given pages, and checks that they come
+// back.
+func (e *frameEncoder) encode(img io.ReaderAt, ranges []bpk.Range, sizes []int) (zoneFrame, error) {
+	e.plain = e.plain[:0]
 	for _, r := range ranges {
-		n := len(data)
-		data = append(data, make([]byte, r.Pages*bpk.PageSize)...)
-		if err := readImage(img, data[n:], r.Page*bpk.PageSize); err != nil {
+		n, end := len(e.plain), len(e.plain)+int(r.Pages)*bpk.PageSize
+		e.plain = slices.Grow(e.plain, end-n)[:end]
+		if err := readImage(img, e.plain[n:], r.Page*bpk.PageSize); err != nil {
 			return zoneFrame{}, err
 		}
 	}
-	f, plain := zoneFrame{}, data
-	if filtered := filterX86(data, ranges); filterHelps(data, filtered) {
-		data, f.filter = filtered, bpk.FilterX86
+	var f zoneFrame
+	data := e.plain
+	e.filtered = filterX86(append(e.filtered[:0], e.plain...), ranges)
+	if filterHelps(e.plain, e.filtered) {
+		data, f.filter = e.filtered, bpk.FilterX86
 	}
-	enc, err := zopt.NewEncoder(zopt.Options{WindowSize: bpk.MaxWindow})
-	if err != nil {
-		return zoneFrame{}, err
-	}
+	e.zstd.Reset()
 	for i, pages := range sizes {
 		src := data[:pages*bpk.PageSize]
 		data = data[len(src):]
-		stored, err := enc.Chunk(nil, src, i == len(sizes)-1)
+		stored, err := e.zstd.Chunk(nil, src, i == len(sizes)-1)
 		if err != nil {
 			return zoneFrame{}, err
 		}
-		f.chunks = append(f.chunks, zoneChunk{stored, pages})
+		f.chunks = append(f.chunks, zoneChunk{slices.Clip(stored), pages})
 	}
-	return f, checkFrame(f, ranges, plain)
+	return f, checkFrame(f, ranges, e.plain)
 }
 
 // checkFrame decodes a frame as a client does, and compares it with the pages it was made of: the filter and
@@ -123,26 +170,39 @@ func readImage(img io.ReaderAt, p []byte, imageOff int64) error {
 	return fmt.Errorf("reading the image [%d +%d): %w", imageOff, len(p), err)
 }
 
+// filterX86 applies the filter to the pages of ranges in data.
 func filterX86(data []byte, ranges []bpk.Range) []byte {
-	out := bytes.Clone(data)
-	rest := out
+	rest := data
 	for _, r := range ranges {
 		for i := range r.Pages {
 			bpk.EncodeX86(rest[:bpk.PageSize], (r.Page+i)*bpk.PageSize)
 			rest = rest[bpk.PageSize:]
 		}
 	}
-	return out
+	return data
 }
 
 // filterHelps compares the two forms of a frame under a quick compression.
 func filterHelps(plain, filtered []byte) bool {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return false
+	var lens [2]byteCounter
+	for i, b := range [][]byte{plain, filtered} {
+		enc, err := zstd.NewWriter(&lens[i], zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			return false
+		}
+		_, err = enc.Write(b)
+		if errors.Join(err, enc.Close()) != nil {
+			return false
+		}
 	}
-	defer enc.Close()
-	return len(enc.EncodeAll(filtered, nil)) < len(enc.EncodeAll(plain, nil))
+	return lens[1] < lens[0]
+}
+
+type byteCounter int64
+
+func (c *byteCounter) Write(b []byte) (int, error) {
+	*c += byteCounter(len(b))
+	return len(b), nil
 }
 
 // splitFrames cuts ranges into frames of at most framePages pages.
@@ -167,9 +227,9 @@ func splitFrames(ranges []bpk.Range, framePages int64) [][]bpk.Range {
 }
 
 // encodeZone compresses the boot zone, frames of framePages in parallel. All goroutines have ended when it returns; after
-// an error, or if ctx ends, that is when the frames in work are done. Memory: 13 windows and two frames, 136 MiB, per
-// worker, what the garbage collector lets grow beside it, and the compressed zone.
-func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, framePages int64, workers int, progress func(pages int64)) ([]zoneFrame, error) {
+// an error, or if ctx ends, that is when the frames in work are done. Memory: a frameEncoder per worker, and the
+// compressed zone.
+func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, framePages int64, level BootLevel, workers int, progress func(pages int64)) ([]zoneFrame, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	frames := splitFrames(ranges, framePages)
@@ -177,46 +237,43 @@ func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, frameP
 	for _, r := range ranges {
 		total += int(r.Pages)
 	}
-	type result struct {
-		frame zoneFrame
-		err   error
-	}
-	results := make([]chan result, len(frames))
-	slots := make(chan struct{}, workers)
-	for i, rs := range frames {
-		results[i] = make(chan result, 1)
-		go func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			if ctx.Err() != nil {
-				results[i] <- result{err: context.Cause(ctx)}
-				return
-			}
-			n := 0
-			for _, r := range rs {
-				n += int(r.Pages)
-			}
-			f, err := encodeFrame(img, rs, chunkSizes(n, total, i == 0))
-			if err != nil {
-				cancel(err)
-			}
-			results[i] <- result{f, err}
-		}()
-	}
 	out := make([]zoneFrame, len(frames))
-	var first error
+	next := make(chan int)
+	var running sync.WaitGroup
+	for range min(workers, len(frames)) {
+		running.Go(func() {
+			var enc *frameEncoder
+			var err error
+			for i := range next {
+				if enc == nil && err == nil {
+					enc, err = newFrameEncoder(level.effort(total))
+				}
+				n := 0
+				for _, r := range frames[i] {
+					n += int(r.Pages)
+				}
+				if err == nil {
+					out[i], err = enc.encode(img, frames[i], chunkSizes(n, total, i == 0))
+				}
+				if err != nil {
+					cancel(err)
+					return
+				}
+				progress(int64(n))
+			}
+		})
+	}
+feed:
 	for i := range frames {
-		r := <-results[i]
-		if r.err != nil {
-			first = context.Cause(ctx) // the first error in time; others are its echoes
-			continue
-		}
-		out[i] = r.frame
-		for _, c := range r.frame.chunks {
-			progress(int64(c.pages))
+		select {
+		case next <- i:
+		case <-ctx.Done():
+			break feed
 		}
 	}
-	return out, first
+	close(next)
+	running.Wait()
+	return out, context.Cause(ctx) // the first error in time
 }
 
 // indexZone makes the boot index of the frames, whose bytes begin at packOff.
@@ -246,7 +303,7 @@ func CompressedSizes(img io.ReaderAt, ranges []profiles.Range) ([]int64, error) 
 			total += pages[i].Pages
 		}
 	}
-	frames, err := encodeZone(context.Background(), wholePages{img}, pages, framePages, runtime.GOMAXPROCS(0), func(int64) {})
+	frames, err := encodeZone(context.Background(), wholePages{img}, pages, framePages, BootAuto, runtime.GOMAXPROCS(0), func(int64) {})
 	if err != nil {
 		return nil, err
 	}

@@ -1,192 +1,157 @@
 package imagepack
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"sync"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/container"
 	"bootprof/imagepack/erofs"
+	"bootprof/imagepack/ext4"
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/squashfs"
-	"bootprof/imagepack/tree"
+	"bootprof/imagepack/squashfs/relayout"
 	"bootprof/internal/fsmagic"
 )
 
 // Forms of the image inside a pack, as `bootprof pack --fs` names them.
 const (
-	FSErofs = "erofs" // the input's tree, laid out anew as an uncompressed EROFS
-	FSKeep  = "keep"  // the input itself, byte for byte, as the image
+	FSErofs    = "erofs"    // the input's tree, laid out anew as an uncompressed EROFS
+	FSSquashfs = "squashfs" // the same as a squashfs of uncompressed 4-KiB blocks, for kernels without EROFS
+	FSKeep     = "keep"     // the input itself, byte for byte, as the image
 )
 
-// An InputError tells that the input cannot be packed.
-type InputError struct {
-	Path string
-	Err  error
-}
-
-func (e *InputError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err) }
-func (e *InputError) Unwrap() error { return e.Err }
-
-// Open makes the image of a pack out of the input at path. fs is FSErofs, FSKeep, or "" for FSErofs where the
-// input has a tree (a directory, a tar, a squashfs) and FSKeep for any other raw image. The input must not
-// change until the image is closed.
+// Open opens the input at path and makes the image of a pack out of it: OpenInput and Input.Image in one. Closing the
+// image closes the input.
 func Open(ctx context.Context, path, fs string) (Image, error) {
-	img, err := open(ctx, path, fs)
-	if err != nil && ctx.Err() == nil {
-		return nil, &InputError{path, err}
+	in, err := OpenInput(ctx, path, "")
+	if err != nil {
+		return nil, err
 	}
-	return img, err
+	img, err := in.Image(ctx, fs)
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	return &ownedImage{img, in}, nil
 }
 
-func open(ctx context.Context, path, fs string) (Image, error) {
-	if fs != "" && fs != FSErofs && fs != FSKeep {
-		return nil, fmt.Errorf("--fs %s: want %s or %s", fs, FSErofs, FSKeep)
-	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	if st.IsDir() {
+// ownedImage closes its input with itself.
+type ownedImage struct {
+	Image
+	in *Input
+}
+
+func (o *ownedImage) Close() error { return errors.Join(o.Image.Close(), o.in.Close()) }
+
+// Image makes the image of a pack out of the input. fs is one of the FS constants, or "": then a directory, a tar, a
+// squashfs and a compressed EROFS are laid out anew as EROFS, the image of a pack and any other are kept. FSKeep of an ISO
+// or a disk is the whole of it. The input must not be closed before the image.
+func (in *Input) Image(ctx context.Context, fs string) (Image, error) {
+	img, err := in.image(ctx, fs)
+	return img, in.wrap(ctx, err)
+}
+
+func (in *Input) image(ctx context.Context, fs string) (Image, error) {
+	switch fs {
+	case "":
+		if in.choice != nil {
+			return nil, in.choice
+		}
+		if fs = FSKeep; in.dir || in.tar || in.pack == nil && (in.kind == "squashfs" || in.kind == "erofs" && Coarse(in.r, in.size, in.kind)) {
+			fs = FSErofs
+		}
 		if fs == FSKeep {
+			return openRaw(in.r, in.size, in.kind)
+		}
+	case FSErofs, FSSquashfs:
+	case FSKeep:
+		switch {
+		case in.dir:
 			return nil, errors.New("--fs keep wants an image file, this is a directory")
+		case in.pack != nil:
+			return openRaw(in.r, in.size, in.kind)
 		}
-		root, err := tree.FromDir(ctx, path, tree.DirOptions{})
+		return openRaw(in.whole, in.length, kindOf(in.whole, in.length))
+	default:
+		return nil, fmt.Errorf("--fs %s: want %s, %s or %s", fs, FSErofs, FSSquashfs, FSKeep)
+	}
+	root, err := in.Tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if fs == FSErofs {
+		img, err := erofs.Plan(root, erofs.Options{})
 		if err != nil {
 			return nil, err
 		}
-		return planTree(root)
+		return treeImage{img}, nil
 	}
-	if t := st.Mode().Type(); t != 0 && t != os.ModeDevice {
-		return nil, errors.New("neither a directory, a file nor a block device") // opening a FIFO would wait
-	}
-	f, err := os.Open(path)
+	f, err := tempFile()
 	if err != nil {
-		return nil, errors.Unwrap(err)
+		return nil, err
 	}
-	size, err := f.Seek(0, io.SeekEnd) // block devices have a size, too
+	l, err := relayout.Write(ctx, root, f, relayout.Options{BlockSize: bpk.PageSize, Compressor: "none"})
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	img, err := openFile(ctx, f, path, size, fs)
-	if err != nil {
-		f.Close()
-	}
-	return img, err
+	return &rawImage{r: f, size: l.Size, kind: "squashfs", segs: l.Segments, closer: f}, nil
 }
 
-// openFile makes the image of an input file, which it takes over if there is no error.
-func openFile(ctx context.Context, f *os.File, path string, size int64, fs string) (Image, error) {
-	if size == 0 {
-		return nil, errors.New("the file is empty")
+// kindOf names what an image is, containers included.
+func kindOf(r io.ReaderAt, size int64) string {
+	if kind := container.Detect(r, size); kind != "" {
+		return kind
 	}
-	head := make([]byte, min(size, bpk.HeaderSize))
-	if _, err := f.ReadAt(head, 0); err != nil {
-		return nil, err
-	}
-	kind := fsmagic.Detect(io.NewSectionReader(f, 0, size))
-	switch {
-	case bpk.IsPack(head):
-		return nil, errors.New("this is a pack already; pack its input again, with --profile")
-	case fs == FSKeep:
-		return openRaw(f, size, kind)
-	case squashfs.Probe(f):
-		r, err := squashfs.Open(f, size)
-		if err != nil {
-			return nil, err
-		}
-		root, err := r.Tree()
-		if err != nil {
-			return nil, err
-		}
-		return planTree(root, f)
-	case kind == "" && isTar(head):
-		root, closer, err := tree.FromTarFile(ctx, path, tree.TarOptions{})
-		if err != nil {
-			return nil, err
-		}
-		img, err := planTree(root, closer, f)
-		if err != nil {
-			closer.Close()
-		}
-		return img, err
-	case fs == FSErofs:
-		if kind == "" {
-			kind = "unknown"
-		}
-		return nil, fmt.Errorf("cannot read the files of an image of %s type; --fs keep packs it as it is", kind)
-	}
-	return openRaw(f, size, kind)
-}
-
-// isTar tells whether a file starts as a tar does, or as a compressed file, which a tar is taken to be in.
-func isTar(head []byte) bool {
-	for _, magic := range []string{"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd7zXZ\x00", "BZh"} {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return true
-		}
-	}
-	return len(head) >= 263 && string(head[257:262]) == "ustar"
+	return fsmagic.Detect(io.NewSectionReader(r, 0, size))
 }
 
 // treeImage is an image made of a tree.
-type treeImage struct {
-	*erofs.Image
-	inputs []io.Closer
-}
+type treeImage struct{ *erofs.Image }
 
-func planTree(root *tree.Inode, inputs ...io.Closer) (Image, error) {
-	img, err := erofs.Plan(root, erofs.Options{})
-	if err != nil {
-		return nil, err
-	}
-	return &treeImage{img, inputs}, nil
-}
+func (treeImage) Filesystem() string { return "erofs" }
 
-func (t *treeImage) Filesystem() string { return "erofs" }
-
-func (t *treeImage) Close() error {
-	errs := []error{t.Image.Close()}
-	for _, c := range t.inputs {
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// rawImage is an input file that is the image itself, padded with zeros to whole pages.
+// rawImage is an input that is the image itself, padded with zeros to whole pages.
 type rawImage struct {
-	f    *os.File
-	size int64 // of the file
-	kind string
-	segs []imagemap.Segment
+	r      io.ReaderAt
+	size   int64 // of r
+	kind   string
+	segs   []imagemap.Segment
+	closer io.Closer // may be nil
 }
 
-func openRaw(f *os.File, size int64, kind string) (Image, error) {
-	m, err := MapOf(f, size, kind)
+func openRaw(r io.ReaderAt, size int64, kind string) (Image, error) {
+	m, err := MapOf(r, size, kind)
 	if err != nil {
 		return nil, err
 	}
-	r := &rawImage{f: f, size: size, kind: kind}
+	out := &rawImage{r: r, size: size, kind: kind}
 	if m != nil {
-		r.segs = m.Segments()
+		out.segs = m.Segments()
 	}
 	if !fsmagic.Mountable(kind) {
-		r.kind = ""
+		out.kind = ""
 	}
-	return r, nil
+	return out, nil
 }
 
 func (r *rawImage) Size() int64                  { return (r.size + bpk.PageSize - 1) &^ (bpk.PageSize - 1) }
 func (r *rawImage) Segments() []imagemap.Segment { return r.segs }
 func (r *rawImage) Filesystem() string           { return r.kind }
-func (r *rawImage) Close() error                 { return r.f.Close() }
+
+func (r *rawImage) Close() error {
+	if r.closer == nil {
+		return nil
+	}
+	return r.closer.Close()
+}
 
 func (r *rawImage) ReadAt(p []byte, off int64) (int, error) {
-	n, err := r.f.ReadAt(p, off)
+	n, err := r.r.ReadAt(p, off)
 	if end := off + int64(n); err == io.EOF && end >= r.size && end < r.Size() {
 		pad := min(int64(len(p)-n), r.Size()-end)
 		clear(p[n : int64(n)+pad])
@@ -197,8 +162,20 @@ func (r *rawImage) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// serialReader makes an open content safe for concurrent use.
+type serialReader struct {
+	mu sync.Mutex
+	r  io.ReaderAt
+}
+
+func (s *serialReader) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.r.ReadAt(p, off)
+}
+
 // MapOf returns the map of an image whose file system is of the given kind (fsmagic), or nil if bootprof does
-// not know where that file system keeps its files.
+// not know where that file system keeps its files. Of a disk it is that of the partition with the root.
 func MapOf(r io.ReaderAt, size int64, kind string) (*imagemap.Map, error) {
 	switch kind {
 	case "erofs":
@@ -218,6 +195,36 @@ func MapOf(r io.ReaderAt, size int64, kind string) (*imagemap.Map, error) {
 			return nil, err
 		}
 		return s.Map(), nil
+	case "ext4":
+		e, err := ext4.Open(r, size)
+		if err == nil {
+			var m *imagemap.Map
+			if m, err = e.Map(); err == nil {
+				return m, nil
+			}
+		}
+		var unsupported *ext4.UnsupportedError
+		if errors.As(err, &unsupported) {
+			return nil, nil
+		}
+		return nil, err
+	case container.ISO9660:
+		return container.ISOMap(r, size)
+	case container.GPT, container.MBR:
+		_, parts, err := container.Parts(r, size)
+		if err != nil {
+			return nil, err
+		}
+		part, err := container.Choose(parts, "")
+		if err != nil {
+			return nil, nil // nobody says which one the paths of a boot belong to
+		}
+		inner, innerSize := part.Open(r)
+		m, err := MapOf(inner, innerSize, part.Kind)
+		if m == nil || err != nil {
+			return nil, err
+		}
+		return imagemap.New(part.Shift(m.Segments())), nil
 	}
 	return nil, nil
 }

@@ -19,6 +19,7 @@ import (
 type WriteOptions struct {
 	Boot        []profiles.Range                  // what a boot touches, in boot order; empty: everything is body
 	BodyLevel   zstd.EncoderLevel                 // 0: SpeedBestCompression, in ratio and speed near zstd -15
+	BootLevel   BootLevel                         // of the boot zone
 	Workers     int                               // compressing goroutines; 0: one per CPU
 	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
 	ImageSHA256 [32]byte                          // of the image, if the caller knows it: another one is an error; zero: not known
@@ -40,8 +41,22 @@ type Stats struct {
 // Write writes the pack of img to path. The file appears under its name when it is whole, replacing an
 // older one; after an error or a kill at any moment, nothing new is there.
 func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Stats, error) {
-	if s := img.Size(); s%bpk.PageSize != 0 || s > bpk.MaxImageSize {
-		return nil, fmt.Errorf("image of %d bytes: a pack holds whole pages of %d bytes, %d bytes at most", s, bpk.PageSize, int64(bpk.MaxImageSize))
+	f, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := WriteTo(ctx, f, img, opts)
+	if err != nil {
+		return nil, err
+	}
+	return st, f.Commit()
+}
+
+// WriteTo writes the pack of img to f, which is empty. After an error f holds nothing of use.
+func WriteTo(ctx context.Context, f io.WriterAt, img Image, opts WriteOptions) (*Stats, error) {
+	if err := checkSize(img); err != nil {
+		return nil, err
 	}
 	if opts.Workers <= 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)
@@ -52,19 +67,18 @@ func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Sta
 	if opts.BodyLevel == 0 {
 		opts.BodyLevel = zstd.SpeedBestCompression
 	}
-	f, err := atomicfile.Create(path, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	w := &packWriter{img: img, opts: opts, f: f}
 	if err := w.write(ctx); err != nil {
 		return nil, err
 	}
-	if err := f.Commit(); err != nil {
-		return nil, err
-	}
 	return &w.stats, nil
+}
+
+func checkSize(img Image) error {
+	if s := img.Size(); s%bpk.PageSize != 0 || s > bpk.MaxImageSize {
+		return fmt.Errorf("image of %d bytes: a pack holds whole pages of %d bytes, %d bytes at most", s, bpk.PageSize, int64(bpk.MaxImageSize))
+	}
+	return nil
 }
 
 // packWriter writes the parts of a pack in the order in which they lie in the file:
@@ -115,10 +129,16 @@ func (w *packWriter) write(ctx context.Context) error {
 		<-zoneEnded
 	}()
 	body := &bodyFile{ctx: ctx, placed: placed, start: &w.bodyStart, out: w.f}
+	defer body.close()
 	if err := w.writeBody(ctx, body, pages, plan); err != nil {
 		cancel(err)
 		return context.Cause(ctx) // the first error in time: the zone's, if it ended the body
 	}
+	return w.putHeader()
+}
+
+// putHeader writes the header, which is complete.
+func (w *packWriter) putHeader() error {
 	head := w.head.Encode()
 	if _, err := bpk.DecodeHeader(head); err != nil {
 		return fmt.Errorf("BUG: the pack's own header is refused: %w", err)
@@ -130,7 +150,7 @@ func (w *packWriter) write(ctx context.Context) error {
 // writeZone compresses and writes the boot zone and the boot index, and finds the place of the body, which has
 // the given number of chunks.
 func (w *packWriter) writeZone(ctx context.Context, ranges []bpk.Range, chunks int) error {
-	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
+	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.BootLevel, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
 	if err != nil {
 		return err
 	}

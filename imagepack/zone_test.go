@@ -2,11 +2,14 @@ package imagepack
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/zopt"
 	"bootprof/profiles"
 )
 
@@ -106,14 +109,14 @@ func TestCompressedSizesEdges(t *testing.T) {
 func BenchmarkFrame(b *testing.B) {
 	image := mixedPages(1, framePages)
 	ranges := []bpk.Range{{Page: 0, Pages: framePages}}
-	f, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true))
+	f, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true), zopt.Best)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Run("encode", func(b *testing.B) {
 		b.SetBytes(int64(len(image)))
 		for b.Loop() {
-			if _, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true)); err != nil {
+			if _, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true), zopt.Best); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -126,4 +129,33 @@ func BenchmarkFrame(b *testing.B) {
 			}
 		}
 	})
+}
+
+// encodeFrame compresses one frame with a new encoder.
+func encodeFrame(img io.ReaderAt, ranges []bpk.Range, sizes []int, effort zopt.Effort) (zoneFrame, error) {
+	e, err := newFrameEncoder(effort)
+	if err != nil {
+		return zoneFrame{}, err
+	}
+	return e.encode(img, ranges, sizes)
+}
+
+// A frame is the same whatever the encoder compressed before.
+func TestFrameEncoderForgets(t *testing.T) {
+	image := mixedPages(1, 200)
+	e, err := newFrameEncoder(zopt.Good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range []bpk.Range{{Page: 0, Pages: 100}, {Page: 30, Pages: 3}, {Page: 7, Pages: 150}, {Page: 0, Pages: 100}} {
+		sizes := chunkSizes(int(r.Pages), 200, i == 0)
+		got, err := e.encode(newMemImage(image), []bpk.Range{r}, sizes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := encodeFrame(newMemImage(image), []bpk.Range{r}, sizes, zopt.Good)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("frame %d is another one than that of a new encoder, %v", i, err)
+		}
+	}
 }

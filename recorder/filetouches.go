@@ -8,7 +8,7 @@ import (
 // fileTouches tells the touches by path. A touch becomes a file touch for each thing the map has there: the
 // part that was touched of a file or directory stored plainly, all that a compressed block holds of one, an
 // inode, or metadata without a path. An inode, a compressed block and the metadata are told at their first
-// touch only.
+// touch only. Paths that are too long for a profile are left out.
 func fileTouches(m *imagemap.Map, touches []profiles.Touch) []profiles.FileTouch {
 	if m == nil {
 		return nil
@@ -17,6 +17,9 @@ func fileTouches(m *imagemap.Map, touches []profiles.Touch) []profiles.FileTouch
 	seen := make(map[imagemap.Segment]bool)
 	for _, t := range touches {
 		for _, s := range m.At(t.ImageOff, t.Len) {
+			if len(s.Path) > profiles.MaxPathLen {
+				continue
+			}
 			if ft, key := fileTouch(s, t); !seen[key] {
 				if key != (imagemap.Segment{}) {
 					seen[key] = true

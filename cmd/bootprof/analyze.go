@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +13,6 @@ import (
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/atomicfile"
-	"bootprof/mountclient"
 	"bootprof/profiles"
 )
 
@@ -47,17 +45,17 @@ bound: the time that no client can beat with these pages in this order.`,
 				return usage(cmd, errors.New("--pages-to needs the image: name its --pack"))
 			}
 			if packPath != "" {
-				p, done, err := openPack(packPath, packPath)
+				p, err := openPack(packPath, packPath)
 				if err != nil {
 					return err
 				}
-				defer done()
+				defer p.Close()
 				if !runs[0].Of(p.Header.ImageSHA256) {
 					return &analyzer.MismatchError{Run: args[0], First: packPath, Field: "image",
 						Got: fmt.Sprintf("%x", runs[0].Header.ImageSHA256[:6]), Want: fmt.Sprintf("%x", p.Header.ImageSHA256[:6])}
 				}
 				opts.CompressedSize = func(ranges []profiles.Range) ([]int64, error) {
-					return compressedSizes(cmd.Context(), p, ranges, pagesTo)
+					return compressedSizes(cmd.Context(), p.Pack, ranges, pagesTo)
 				}
 			}
 			rep, err := analyzer.Analyze(runs, parsed, opts)
@@ -79,23 +77,6 @@ bound: the time that no client can beat with these pages in this order.`,
 	return cmd
 }
 
-// openPack opens the pack file at path; done closes it. Errors call it name.
-func openPack(path, name string) (p *bpk.Pack, done func() error, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, &codedError{mountclient.ExitFormat, err}
-	}
-	st, err := f.Stat()
-	if err == nil {
-		p, err = bpk.Open(f, st.Size())
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return p, f.Close, nil
-}
-
 // compressedSizes returns the wire bytes of ranges of a pack's image up to and with each: those of the pack's
 // boot zone if it holds them all, else what they would take as a boot zone in this order. The pages
 // themselves go to the file pagesTo, unless that is "".
@@ -104,18 +85,11 @@ func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range, 
 	if inZone && pagesTo == "" {
 		return sizes, nil
 	}
-	f, err := os.CreateTemp("", "bootprof-image-")
+	f, err := imagepack.ExtractTemp(ctx, p, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	os.Remove(f.Name())
-	if err := f.Truncate(p.Header.ImageSize); err != nil {
-		return nil, err
-	}
-	if err := p.Extract(ctx, f, f); err != nil {
-		return nil, err
-	}
 	if pagesTo != "" {
 		if err := writePages(pagesTo, f, ranges); err != nil {
 			return nil, err
@@ -131,6 +105,10 @@ func compressedSizes(ctx context.Context, p *bpk.Pack, ranges []profiles.Range, 
 // zone holds all of them. Within a chunk, bytes are shared out by pages.
 func zoneSizes(x *bpk.BootIndex, ranges []profiles.Range) ([]int64, bool) {
 	out := make([]int64, len(ranges))
+	before := make([]int64, len(x.Chunks)) // stored bytes of the chunks before each
+	for i := 1; i < len(before); i++ {
+		before[i] = before[i-1] + x.Chunks[i-1].Len
+	}
 	upTo := int64(0)
 	for i, r := range ranges {
 		for page := r.ImageOff / bpk.PageSize; page*bpk.PageSize < r.ImageOff+r.Len; page++ {
@@ -138,8 +116,9 @@ func zoneSizes(x *bpk.BootIndex, ranges []profiles.Range) ([]int64, bool) {
 			if !ok {
 				return nil, false
 			}
-			c := &x.Chunks[x.ChunkOf(pos)]
-			upTo = max(upTo, c.PackOff-x.Chunks[0].PackOff+c.Len*int64(pos-c.First+1)/int64(c.Pages))
+			k := x.ChunkOf(pos)
+			c := &x.Chunks[k]
+			upTo = max(upTo, before[k]+c.Len*int64(pos-c.First+1)/int64(c.Pages))
 		}
 		out[i] = upTo
 	}

@@ -6,6 +6,7 @@ import (
 
 	"bootprof/analyzer"
 	"bootprof/imagepack"
+	"bootprof/imagepack/sign"
 	"bootprof/mountclient"
 	"bootprof/profiles"
 	"bootprof/recorder"
@@ -39,11 +40,12 @@ func exitCode(err error) int {
 		mismatch *analyzer.MismatchError
 		invalid  *analyzer.InvalidRunError
 		command  *recorder.CommandError
+		key      *sign.KeyError
 	)
 	switch {
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, &input), errors.As(err, &version), errors.As(err, &invalid),
+	case errors.As(err, &input), errors.As(err, &version), errors.As(err, &invalid), errors.As(err, &key),
 		errors.Is(err, profiles.ErrNotProfile), errors.Is(err, profiles.ErrCorrupt):
 		return mountclient.ExitFormat
 	case errors.As(err, &mismatch):

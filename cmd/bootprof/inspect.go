@@ -31,7 +31,7 @@ func (a *app) inspectCmd() *cobra.Command {
 			defer f.Close()
 			head := make([]byte, 8)
 			_, _ = io.ReadFull(f, head)
-			if bpk.IsPack(head) {
+			if _, err := os.Stat(args[0] + bpk.ManifestSuffix); err == nil || bpk.IsPack(head) {
 				return a.inspectPack(args[0], asJSON)
 			}
 			run, err := profiles.ReadFile(args[0])
@@ -67,22 +67,29 @@ type packReport struct {
 }
 
 func (a *app) inspectPack(path string, asJSON bool) error {
-	p, done, err := openPack(path, path)
+	p, err := openPack(path, path)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer p.Close()
 	h := p.Header
 	r := packReport{
 		Format: fmt.Sprintf("bpk %d.%d", h.Major, h.Minor), Digest: fmt.Sprintf("sha256:%x", p.Digest), PackSize: h.PackSize,
 		ImageSize: h.ImageSize, ImageSHA256: fmt.Sprintf("%x", h.ImageSHA256), Filesystem: h.Filesystem,
 		BootPages: h.BootPages, BootRanges: len(p.Boot.Ranges), BootChunks: len(p.Boot.Chunks), BootZone: h.Boot.Len, BootStart: h.Boot.PackOff,
 	}
-	seen := make(map[int64]bool)
+	switch {
+	case h.Features&bpk.FeatureBeside != 0:
+		r.Format += ", manifest"
+		r.BootZone = h.BootPages * bpk.PageSize
+	case h.Features&bpk.FeatureSplit != 0:
+		r.Format += ", split"
+	}
+	seen := make(map[[32]byte]bool)
 	if err := p.Chunks(func(e bpk.Entry) error {
 		r.BodyChunks++
-		if !seen[e.PackOff] {
-			seen[e.PackOff] = true
+		if !seen[e.SHA256] {
+			seen[e.SHA256] = true
 			r.Body += e.Len
 		}
 		return nil
@@ -100,7 +107,7 @@ func (a *app) inspectPack(path string, asJSON bool) error {
 	fmt.Fprintf(w, "digest\t%s\n", r.Digest)
 	fmt.Fprintf(w, "pack\t%s\n", size(r.PackSize))
 	fmt.Fprintf(w, "image\t%s, %s, SHA-256 %s\n", r.Filesystem, size(r.ImageSize), r.ImageSHA256)
-	fmt.Fprintf(w, "boot zone\t%d pages (%s) in %d ranges, stored in %s, %d chunks; %s before it\n", r.BootPages, size(r.BootPages*4096),
+	fmt.Fprintf(w, "boot zone\t%d pages (%s) in %d ranges, stored in %s, %d chunks; %s before it\n", r.BootPages, size(r.BootPages*bpk.PageSize),
 		r.BootRanges, size(r.BootZone), r.BootChunks, size(r.BootStart))
 	fmt.Fprintf(w, "body\t%d chunks in %s\n", r.BodyChunks, size(r.Body))
 	if len(r.Info) > 0 {

@@ -16,7 +16,8 @@ func (a *app) mountCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mount URL DIR",
 		Short: "Mount the file system of a pack that lies on a web server",
-		Long: `Mount the file system in the pack at URL (http or https) read-only at DIR, an empty directory.
+		Long: `Mount the file system in the pack at URL (http or https) read-only at DIR, an empty directory. URL may also be the
+index of a split pack, an image with its manifest beside it (URL.bpm), or that manifest.
 
 Returns 0 once DIR is ready, non-zero with one line why not. A process stays behind that carries the
 mount; it ends when DIR is unmounted with umount(8). While DIR is mounted, a fault of the network makes
@@ -44,6 +45,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	f.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	f.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX` (bootprof inspect prints it)")
+	f.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
 	f.IntVar(&memory, "memory", memory, "MiB of decoded pages held in memory when there is no cache")
 	f.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
 	f.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")

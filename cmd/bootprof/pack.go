@@ -4,15 +4,21 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
 	"bootprof/imagepack"
+	"bootprof/imagepack/sign"
+	"bootprof/profiles"
 )
 
 // packInfo is the JSON kept in a pack. It says nothing that depends on when or where it was made.
@@ -20,7 +26,7 @@ type packInfo struct {
 	Tool        string `json:"tool"`
 	Runs        int    `json:"runs"`
 	BootPages   int64  `json:"boot_pages"`
-	BodyLevel   string `json:"body_level"`
+	BodyLevel   string `json:"body_level,omitempty"` // "" where nothing is compressed
 	SourceBytes int64  `json:"image_bytes"`
 }
 
@@ -30,87 +36,197 @@ const packMemory = 400 << 20
 
 var bodyLevels = map[string]zstd.EncoderLevel{
 	"fastest": zstd.SpeedFastest, "default": zstd.SpeedDefault, "better": zstd.SpeedBetterCompression, "best": zstd.SpeedBestCompression,
+	"max": imagepack.BodyMax,
+}
+
+var bootLevels = map[string]imagepack.BootLevel{
+	"auto": imagepack.BootAuto, "fast": imagepack.BootFast, "good": imagepack.BootGood, "best": imagepack.BootBest,
+}
+
+var packFormats = map[string]func(*packJob, context.Context) error{
+	"bpk": (*packJob).bpk, "split": (*packJob).split, "sparse": (*packJob).sparse, "squashfs": (*packJob).squashfs,
+}
+
+// packFlags are the flags of pack.
+type packFlags struct {
+	out, format, fs, inside       string
+	runs                          []string
+	level, bootLevel              string
+	compressor                    string
+	blockSize                     int
+	signKey, signPassword, baseOf string
+	jobs                          int
 }
 
 func (a *app) packCmd() *cobra.Command {
-	var out, fs string
-	var runs []string
-	level := "best"
+	var p packFlags
 	cmd := &cobra.Command{
-		Use:   "pack INPUT -o OUT.bpk",
-		Short: "Build a pack from a directory, a tar, a squashfs or a raw image",
-		Long: `Build the pack OUT.bpk from INPUT. A directory, a tar (also gzip, zstd, xz, bzip2) or a squashfs becomes an
-uncompressed EROFS inside the pack; any other image file is packed as it is, and --fs keep does that with a
-squashfs, too. Neither root nor a loop device is needed (but owners and all attributes of a directory can
+		Use:   "pack INPUT -o OUT",
+		Short: "Build a pack from a directory, a tar or an image",
+		Long: `Build the pack OUT from INPUT. A directory, a tar (also gzip, zstd, xz, bzip2), a squashfs or a compressed EROFS
+becomes an uncompressed EROFS inside the pack; of an ISO or a disk image the file system with the root is taken; any other
+image is packed as it is. Neither root nor a loop device is needed (but owners and all attributes of a directory can
 be read by root only).
 
 The working flow: pack without --profile, record boots of that pack (bootprof record --image OUT.bpk), then
-pack again with a --profile for each recorded run. The same input and profiles give the same bytes.`,
+pack again with a --profile for each recorded run. The same input and profiles give the same bytes.
+
+With --format, other forms of the same plan:
+  squashfs  an ordinary squashfs in boot order, with a manifest OUT.bpm beside it that mount finds and uses
+  split     an index OUT, and beside it a folder "chunks" with a file for each chunk, shared between builds
+  sparse    the image with its boot pages only, in the directory OUT, which mount --cache takes over as a warm cache`,
 		Args: args(1, 1, "INPUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			bodyLevel, ok := bodyLevels[level]
-			if !ok {
-				return usage(cmd, fmt.Errorf("--level %s: want fastest, default, better or best", level))
+			if err := p.check(); err != nil {
+				return usage(cmd, err)
 			}
-			if fs != "" && fs != imagepack.FSErofs && fs != imagepack.FSKeep {
-				return usage(cmd, fmt.Errorf("--fs %s: want %s or %s", fs, imagepack.FSErofs, imagepack.FSKeep))
-			}
-			if out == "" {
-				return usage(cmd, fmt.Errorf("where to write the pack: -o OUT.bpk is missing"))
-			}
-			return a.pack(cmd.Context(), args[0], out, fs, runs, bodyLevel, level)
+			return a.pack(cmd.Context(), args[0], p)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&out, "output", "o", "", "the pack to write, `OUT.bpk`")
-	f.StringVar(&fs, "fs", "", "file system of the image inside: `erofs`, or keep (the input as it is)")
-	f.StringArrayVar(&runs, "profile", nil, "a recorded boot, `RUN.bprof`; several may be given, and are merged")
-	f.StringVar(&level, "level", level, "zstd effort for what a boot does not touch: fastest, default, better, best")
+	f.StringVarP(&p.out, "output", "o", "", "what to write, `OUT`")
+	f.StringVar(&p.format, "format", "bpk", "form of the output: `bpk`, squashfs, split or sparse")
+	f.StringVar(&p.fs, "fs", "", "file system of the image inside: `erofs`, squashfs, or keep (the input as it is)")
+	f.StringVar(&p.inside, "inside", "", "the image inside an ISO, or the partition of a disk, to take: its `NAME` or number")
+	f.StringArrayVar(&p.runs, "profile", nil, "a recorded boot, `RUN.bprof`; several may be given, and are merged")
+	f.StringVar(&p.level, "level", "best", "zstd effort for what a boot does not touch: fastest, default, better, best, max")
+	f.StringVar(&p.bootLevel, "boot-level", "auto", "effort for what a boot touches: auto, fast, good, best")
+	f.StringVar(&p.compressor, "compressor", "", "of --format squashfs, unless INPUT is one: `zstd`, gzip, xz, lz4, none")
+	f.IntVar(&p.blockSize, "block-size", 0, "the same: bytes of a block, 4096 to 1048576; without it 131072")
+	f.StringVar(&p.signKey, "sign", "", "make a signature OUT.minisig with this minisign secret `KEY` file")
+	f.StringVar(&p.signPassword, "sign-password-file", "", "`FILE` with the password of the key; without it, $BOOTPROF_SIGN_PASSWORD")
+	f.StringVar(&p.baseOf, "base", "", "tell what a client that holds the pack `OLD.bpk` downloads")
+	f.IntVar(&p.jobs, "jobs", 0, "compressing threads; 0: one per processor")
 	return cmd
 }
 
-func (a *app) pack(ctx context.Context, input, out, fs string, profilePaths []string, level zstd.EncoderLevel, levelName string) error {
-	began := time.Now()
+// check refuses values and combinations of flags that mean nothing.
+func (p *packFlags) check() error {
+	switch {
+	case !has(bodyLevels, p.level):
+		return fmt.Errorf("--level %s: want fastest, default, better, best or max", p.level)
+	case !has(bootLevels, p.bootLevel):
+		return fmt.Errorf("--boot-level %s: want auto, fast, good or best", p.bootLevel)
+	case !has(packFormats, p.format):
+		return fmt.Errorf("--format %s: want bpk, squashfs, split or sparse", p.format)
+	case !slices.Contains([]string{"", imagepack.FSErofs, imagepack.FSSquashfs, imagepack.FSKeep}, p.fs):
+		return fmt.Errorf("--fs %s: want %s, %s or %s", p.fs, imagepack.FSErofs, imagepack.FSSquashfs, imagepack.FSKeep)
+	case p.out == "":
+		return errors.New("where to write the pack: -o OUT.bpk is missing")
+	case p.jobs < 0:
+		return fmt.Errorf("--jobs %d: want 0 or more", p.jobs)
+	case p.format != "squashfs" && (p.compressor != "" || p.blockSize != 0):
+		return errors.New("--compressor and --block-size are for --format squashfs")
+	case p.format == "squashfs" && p.fs != "":
+		return errors.New("--fs is for packs: --format squashfs makes a squashfs")
+	case p.format != "bpk" && p.format != "split" && p.baseOf != "":
+		return errors.New("--base is for --format bpk and split")
+	case p.format == "sparse" && p.signKey != "":
+		return errors.New("--sign is for what a server gives away, not for --format sparse")
+	}
+	return nil
+}
+
+func has[T any](m map[string]T, key string) bool {
+	_, ok := m[key]
+	return ok
+}
+
+// packJob is one run of pack.
+type packJob struct {
+	*app
+	packFlags
+	input string
+	began time.Time
+	key   *sign.Key // nil: no signature is wanted
+	base  *openedPack
+	runs  []*profiles.Run
+	in    *imagepack.Input
+	bar   *progress
+}
+
+func (a *app) pack(ctx context.Context, input string, flags packFlags) (err error) {
 	debug.SetMemoryLimit(packMemory)
-	runs, err := readRuns(profilePaths)
-	if err != nil {
+	p := &packJob{app: a, packFlags: flags, input: input, began: time.Now()}
+	// All that can be refused is looked at before anything is written.
+	if p.runs, err = readRuns(flags.runs); err != nil {
 		return err
 	}
-	img, err := imagepack.Open(ctx, input, fs)
-	if err != nil {
+	if flags.signKey != "" {
+		if p.key, err = sign.ReadKey(flags.signKey, p.password); err != nil {
+			return &imagepack.InputError{Path: "--sign", Err: err}
+		}
+	}
+	if flags.baseOf != "" {
+		if p.base, err = openPack(flags.baseOf, flags.baseOf); err != nil {
+			return err
+		}
+		defer p.base.Close()
+	}
+	if p.in, err = imagepack.OpenInput(ctx, input, flags.inside); err != nil {
 		return err
 	}
-	defer img.Close()
-	bar := newProgress(a.stderr, "packing")
-	defer bar.done()
-	opts := imagepack.WriteOptions{BodyLevel: level, Progress: bar.set}
-	if len(runs) > 0 {
-		if opts.ImageSHA256, err = hashImage(ctx, img); err != nil {
-			return err
+	defer p.in.Close()
+	p.bar = newProgress(a.stderr, "packing")
+	defer p.bar.done()
+	return packFormats[flags.format](p, ctx)
+}
+
+// password returns the password of the secret key.
+func (p *packJob) password() (string, error) {
+	if p.signPassword == "" {
+		if pw, ok := os.LookupEnv("BOOTPROF_SIGN_PASSWORD"); ok {
+			return pw, nil
 		}
-		say := func(f string, v ...any) { bar.line("bootprof: "+f, v...) }
-		if opts.Boot, err = bootOrder(img, opts.ImageSHA256, profilePaths, runs, say); err != nil {
-			return err
-		}
+		return "", errors.New("the key has a password: give --sign-password-file FILE or $BOOTPROF_SIGN_PASSWORD")
 	}
-	opts.Info = func(bootPages int64) []byte {
-		b, _ := json.Marshal(packInfo{"bootprof " + version, len(runs), bootPages, levelName, img.Size()})
+	f, err := os.Open(p.signPassword)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	return strings.TrimRight(string(b), "\r\n"), err
+}
+
+// image opens the image of the pack and finds its boot order.
+func (p *packJob) image(ctx context.Context) (imagepack.Image, imagepack.WriteOptions, error) {
+	opts := imagepack.WriteOptions{BodyLevel: bodyLevels[p.level], BootLevel: bootLevels[p.bootLevel], Workers: p.jobs, Progress: p.bar.set}
+	img, err := p.in.Image(ctx, p.fs)
+	if err != nil {
+		return nil, opts, err
+	}
+	switch {
+	case len(p.runs) > 0:
+		opts.Boot, opts.ImageSHA256, err = p.order(ctx, img)
+	case p.fs == "" || p.fs == imagepack.FSKeep:
+		opts.Boot = p.in.BootOrder() // a pack that is packed again keeps its own
+	}
+	opts.Info = p.info(p.level, img.Size())
+	if err != nil {
+		img.Close()
+		return nil, opts, err
+	}
+	return img, opts, nil
+}
+
+// order returns the boot order of an image and its SHA-256.
+func (p *packJob) order(ctx context.Context, img imagepack.Image) ([]profiles.Range, [32]byte, error) {
+	sum, err := hashImage(ctx, img)
+	if err != nil {
+		return nil, sum, err
+	}
+	order, err := bootOrder(img, sum, p.packFlags.runs, p.runs, p.say)
+	return order, sum, err
+}
+
+func (p *packJob) say(f string, v ...any) { p.bar.line("bootprof: "+f, v...) }
+
+func (p *packJob) info(level string, imageSize int64) func(int64) []byte {
+	return func(bootPages int64) []byte {
+		b, _ := json.Marshal(packInfo{"bootprof " + version, len(p.runs), bootPages, level, imageSize})
 		return b
 	}
-	st, err := imagepack.Write(ctx, out, img, opts)
-	if err != nil {
-		return fmt.Errorf("packing %s into %s: %w", input, out, err)
-	}
-	bar.done()
-	fmt.Fprintf(a.stderr, "%s: %s for an image of %s, in %.1f s\n", out, size(st.PackSize), size(st.ImageSize), time.Since(began).Seconds())
-	if st.BootPages > 0 {
-		fmt.Fprintf(a.stderr, "boot zone: %d pages (%s) from %s in %s, index %s\n", st.BootPages, size(st.BootPages*4096),
-			plural(len(runs), "run"), size(st.BootZone), size(st.BootIndex))
-	} else {
-		fmt.Fprintf(a.stderr, "no boot zone yet: record a boot with\n  bootprof record --image %s -o run.bprof -- COMMAND {dir}\nand pack again with --profile run.bprof\n", out)
-	}
-	fmt.Fprintf(a.stdout, "sha256:%x\n", st.Digest)
-	return nil
 }
 
 // hashImage returns the SHA-256 of an image, which the profiles are compared with.

@@ -76,16 +76,16 @@ func (a *app) record(ctx context.Context, image, out string, o recorder.Options)
 	}
 	o.Image, o.Size = f, st.Size()
 	if bpk.IsPack(head) {
-		inner, sha, err := a.unpack(ctx, f, image, st.Size())
+		p, err := openPack(image, image)
 		if err != nil {
 			return err
 		}
-		defer inner.Close()
-		f = inner
-		if st, err = f.Stat(); err != nil {
-			return err
+		defer p.Close()
+		if f, err = imagepack.ExtractTemp(ctx, p.Pack, nil); err != nil {
+			return fmt.Errorf("%s: %w", image, err)
 		}
-		o.Image, o.Size, o.SHA256 = f, st.Size(), sha
+		defer f.Close()
+		o.Image, o.Size, o.SHA256 = f, p.Header.ImageSize, p.Header.ImageSHA256
 	}
 	kind := fsmagic.Detect(f)
 	if o.Map, err = imagepack.MapOf(f, o.Size, kind); err != nil {
@@ -108,26 +108,4 @@ func (a *app) record(ctx context.Context, image, out string, o recorder.Options)
 			time.Duration(run.Header.Duration).Seconds(), run.Header.End)
 	}
 	return err
-}
-
-// unpack writes the image inside a pack to a file without a name, warm in the page cache.
-func (a *app) unpack(ctx context.Context, f *os.File, name string, packSize int64) (*os.File, [32]byte, error) {
-	p, err := bpk.Open(f, packSize)
-	if err != nil {
-		return nil, [32]byte{}, fmt.Errorf("%s: %w", name, err)
-	}
-	inner, err := os.CreateTemp("", "bootprof-image-")
-	if err != nil {
-		return nil, [32]byte{}, err
-	}
-	os.Remove(inner.Name())
-	err = inner.Truncate(p.Header.ImageSize)
-	if err == nil {
-		err = p.Extract(ctx, inner, inner)
-	}
-	if err != nil {
-		inner.Close()
-		return nil, [32]byte{}, fmt.Errorf("%s: %w", name, err)
-	}
-	return inner, p.Header.ImageSHA256, nil
 }

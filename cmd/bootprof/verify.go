@@ -2,83 +2,147 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"bootprof/imagepack"
+	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/sign"
 	"bootprof/mountclient"
 )
 
 func (a *app) verifyCmd() *cobra.Command {
-	return &cobra.Command{
+	var pubkey string
+	cmd := &cobra.Command{
 		Use:   "verify FILE|URL",
 		Short: "Check every byte of a pack against its digests",
-		Long: `Check a pack wholly: header, indexes, every chunk, and the SHA-256 of the image that they make. The first
-damaged part is named. A URL is downloaded to a temporary file first.`,
+		Long: `Check a pack wholly: header, indexes, every chunk, and the SHA-256 of the image that they make; of a split pack
+all chunk files, of a manifest the image beside it. The first damaged part is named. With --pubkey the signature
+beside it, too. A URL is downloaded to a temporary directory first.`,
 		Args: args(1, 1, "FILE or URL"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], pubkey) },
 	}
+	cmd.Flags().StringVar(&pubkey, "pubkey", "", "a minisign public `KEY` or a file with one: the pack must be signed with it")
+	return cmd
 }
 
-func (a *app) verify(ctx context.Context, name string) error {
+func (a *app) verify(ctx context.Context, name, pubkey string) error {
 	path := name
-	if strings.Contains(name, "://") {
-		f, err := os.CreateTemp("", "bootprof-pack-")
+	remote := strings.Contains(name, "://")
+	if remote {
+		dir, err := os.MkdirTemp("", "bootprof-")
 		if err != nil {
 			return err
 		}
-		defer os.Remove(f.Name())
-		defer f.Close()
-		bar := newProgress(a.stderr, "downloading")
-		err = mountclient.Download(ctx, name, f, a.log(), bar.set)
-		bar.done()
-		if err != nil {
+		defer os.RemoveAll(dir)
+		if path, err = a.fetch(ctx, name, dir, pubkey != ""); err != nil {
 			return err
 		}
-		path = f.Name()
 	}
-	p, done, err := openPack(path, name)
+	p, err := openPack(path, name)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer p.Close()
+	if p.Header.Features&bpk.FeatureBeside != 0 && !strings.HasSuffix(path, bpk.ManifestSuffix) {
+		path += bpk.ManifestSuffix
+	}
+	if pubkey != "" {
+		if err := checkSignature(path, pubkey, p.Digest); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
 	bar := newProgress(a.stderr, "verifying")
 	defer bar.done()
-	var checked int64
-	image, err := os.CreateTemp("", "bootprof-image-")
+	image, err := imagepack.ExtractTemp(ctx, p.Pack, bar.set)
 	if err != nil {
-		return err
-	}
-	defer image.Close()
-	os.Remove(image.Name())
-	if err := image.Truncate(p.Header.ImageSize); err != nil {
-		return err
-	}
-	if err := p.Extract(ctx, countWrites{image, func(n int) {
-		checked += int64(n)
-		bar.set(checked, p.Header.ImageSize)
-	}}, image); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if _, err := p.Info(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	image.Close()
+	if file, ok := bpk.ImageName(path); ok && p.Header.Features&bpk.FeatureBeside != 0 {
+		// Zeros have no chunk: what is in their place in the file shows in its own hash only.
+		if err := checkImage(file, p.Header.ImageSHA256); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	bar.done()
-	fmt.Fprintf(a.stderr, "%s is whole: %s, image of %s\n", name, size(p.Header.PackSize), size(p.Header.ImageSize))
+	signed := ""
+	if pubkey != "" {
+		signed = ", signed with the key"
+	}
+	fmt.Fprintf(a.stderr, "%s is whole: %s, image of %s%s\n", name, size(p.Header.PackSize), size(p.Header.ImageSize), signed)
 	fmt.Fprintf(a.stdout, "sha256:%x\n", p.Digest)
 	return nil
 }
 
-// countWrites tells count how many bytes were written.
-type countWrites struct {
-	*os.File
-	count func(n int)
+// fetch downloads a pack with all that belongs to it into dir and returns its path there.
+func (a *app) fetch(ctx context.Context, name, dir string, signed bool) (string, error) {
+	bar := newProgress(a.stderr, "downloading")
+	defer bar.done()
+	path, err := mountclient.Fetch(ctx, name, dir, a.log(), bar.set)
+	if err != nil || !signed {
+		return path, err
+	}
+	u, err := url.Parse(name)
+	if err != nil {
+		return "", err
+	}
+	if strings.HasSuffix(path, bpk.ManifestSuffix) && !strings.HasSuffix(u.Path, bpk.ManifestSuffix) {
+		u.Path += bpk.ManifestSuffix
+	}
+	u.Path += sign.Suffix
+	f, err := os.Create(path + sign.Suffix)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return path, mountclient.Download(ctx, u.String(), f, a.log(), nil)
 }
 
-func (c countWrites) WriteAt(b []byte, off int64) (int, error) {
-	n, err := c.File.WriteAt(b, off)
-	c.count(n)
-	return n, err
+// checkSignature checks the signature beside the pack at path.
+func checkSignature(path, pubkey string, digest [32]byte) error {
+	f, err := os.Open(path + sign.Suffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &codedError{mountclient.ExitTrust, fmt.Errorf("not signed: there is no %s", filepath.Base(path)+sign.Suffix)}
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sig, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return err
+	}
+	err = sign.Check(path, sig, pubkey, digest)
+	var mismatch *sign.MismatchError
+	if errors.As(err, &mismatch) {
+		return &codedError{mountclient.ExitTrust, err}
+	}
+	return err
+}
+
+// checkImage compares the SHA-256 of an image file.
+func checkImage(path string, want [32]byte) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
+	}
+	if [32]byte(sum.Sum(nil)) != want {
+		return &bpk.CorruptError{What: path, Why: "its SHA-256 is not that of the manifest"}
+	}
+	return nil
 }

@@ -104,6 +104,13 @@ func NewEncoder(o Options) (*Encoder, error) {
 	return e, nil
 }
 
+// Reset makes e ready for another frame, in the memory that it has. The frame is the same as that of a new encoder.
+func (e *Encoder) Reset() {
+	e.started, e.closed, e.stats = false, false, nil
+	e.finder.reset()
+	e.blocks.state = entropyState{reps: firstReps}
+}
+
 // maxBlock returns the most bytes of content a block may have.
 func (e *Encoder) maxBlock() int { return min(e.opts.WindowSize, maxBlockSize) }
 

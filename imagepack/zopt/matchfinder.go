@@ -64,14 +64,19 @@ func newMatchFinder(window, maxBlock, depth int, long uint32) *matchFinder {
 	}
 }
 
+// reset forgets the history. The trees need no clearing: they are entered through the hash tables.
+func (f *matchFinder) reset() {
+	clear(f.hash4)
+	clear(f.hash3)
+	f.buf = f.buf[:0]
+	f.base, f.pending = 1, 1
+}
+
 // append adds a block to the history and returns the index in buf where it starts. Older history makes
 // room if need be.
 func (f *matchFinder) append(block []byte) int {
 	if uint64(f.base)+uint64(len(f.buf))+uint64(len(block)) > rebaseAt {
-		clear(f.hash4)
-		clear(f.hash3)
-		f.buf = f.buf[:0]
-		f.base, f.pending = 1, 1
+		f.reset()
 	}
 	if len(f.buf)+len(block) > cap(f.buf) {
 		drop := len(f.buf) - int(f.window)

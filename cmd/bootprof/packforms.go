@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"bootprof/imagepack"
+	"bootprof/imagepack/bpk"
+	"bootprof/internal/cachefile"
+	"bootprof/profiles"
+)
+
+// bpk writes an ordinary pack.
+func (p *packJob) bpk(ctx context.Context) error {
+	img, opts, err := p.image(ctx)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	st, err := imagepack.Write(ctx, p.out, img, opts)
+	if err != nil {
+		return p.failed(err)
+	}
+	p.tell("%s: %s for an image of %s, in %.1f s", p.out, size(st.PackSize), size(st.ImageSize), time.Since(p.began).Seconds())
+	p.tellBoot(st)
+	return p.finish(st.Digest)
+}
+
+// split writes a pack to a file without a name, or takes the one that the input is, and divides it.
+func (p *packJob) split(ctx context.Context) error {
+	from, err := p.whole(ctx, filepath.Dir(p.out))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	st, err := imagepack.Split(ctx, from.Pack, p.out, nil)
+	if err != nil {
+		return p.failed(err)
+	}
+	p.tell("%s: index of %s; %s in %s, of which %d (%s) were not there yet; in %.1f s", p.out, size(st.IndexSize),
+		plural(int(st.Chunks), "chunk"), filepath.Join(filepath.Dir(p.out), "chunks"), st.New, size(st.NewBytes), time.Since(p.began).Seconds())
+	return p.finish(st.Digest)
+}
+
+// sparse writes the boot pages as a cache of the pack.
+func (p *packJob) sparse(ctx context.Context) error {
+	dir := p.out
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	from, err := p.whole(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	h := from.Header
+	if len(from.Boot.Ranges) == 0 {
+		return &imagepack.InputError{Path: p.input, Err: fmt.Errorf("no boot pages: give --profile RUN.bprof, or a pack that has a boot zone")}
+	}
+	img, err := p.in.Image(ctx, p.fs)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	err = cachefile.Write(ctx, dir, from.Digest, h.ImageSize, from.Boot.Ranges, func(dst []byte, imageOff int64) error {
+		_, err := img.ReadAt(dst, imageOff)
+		return err
+	})
+	if err != nil {
+		return p.failed(err)
+	}
+	p.tell("%s: %s of %s, for\n  bootprof mount --cache %s URL DIR\nof the pack with the digest below", dir, size(h.BootPages*bpk.PageSize), size(h.ImageSize), dir)
+	fmt.Fprintf(p.stdout, "sha256:%x\n", from.Digest)
+	return nil
+}
+
+// whole returns the pack of the input: the input itself, or one in a file without a name in dir.
+func (p *packJob) whole(ctx context.Context, dir string) (*openedPack, error) {
+	if in := p.in.Pack(); in != nil && len(p.runs) == 0 && p.fs == "" {
+		return &openedPack{in, nil}, nil
+	}
+	img, opts, err := p.image(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	f, err := os.CreateTemp(dir, ".bootprof-")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(f.Name())
+	st, err := imagepack.WriteTo(ctx, f, img, opts)
+	if err != nil {
+		f.Close()
+		return nil, p.failed(err)
+	}
+	pack, err := bpk.Open(f, st.PackSize)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	p.tellBoot(st)
+	return &openedPack{pack, f}, nil
+}
+
+// squashfs writes a squashfs in boot order and its manifest.
+func (p *packJob) squashfs(ctx context.Context) error {
+	opts := imagepack.SquashfsOptions{BlockSize: p.blockSize, Compressor: p.compressor, Workers: p.jobs, Progress: p.bar.set}
+	if len(p.runs) > 0 {
+		var err error
+		if opts.Reference, opts.Boot, err = p.reference(ctx); err != nil {
+			return err
+		}
+		defer opts.Reference.Close()
+		opts.Info = p.info("", opts.Reference.Size())
+	}
+	st, err := imagepack.WriteSquashfs(ctx, p.in, p.out, opts)
+	if err != nil {
+		return p.failed(err)
+	}
+	l, m := st.Layout, st.Manifest
+	p.tell("%s: squashfs of %s, in %.1f s; %s: %s", p.out, size(l.Size), time.Since(p.began).Seconds(), p.out+bpk.ManifestSuffix, size(m.PackSize))
+	if m.BootPages > 0 {
+		p.tell("boot order: %s to preload from %s", size(m.BootPages*bpk.PageSize), plural(len(p.runs), "run"))
+	}
+	for _, lost := range []struct {
+		n    int
+		what string
+	}{{l.DroppedXattrs, "attributes (POSIX ACLs) that a squashfs cannot hold are left out"}, {l.ClampedTimes, "times before 1970 or after 2106 are moved to the nearest that a squashfs can hold"}} {
+		if lost.n > 0 {
+			p.tell("bootprof: %d %s", lost.n, lost.what)
+		}
+	}
+	return p.sign(p.out+bpk.ManifestSuffix, m.Digest)
+}
+
+// reference returns the image that the profiles' order is told in: that of a pack of the same files, which is only
+// planned. Runs are looked up in it by path, so none of its bytes is read.
+func (p *packJob) reference(ctx context.Context) (imagepack.Image, []profiles.Range, error) {
+	img, err := p.in.Image(ctx, imagepack.FSErofs)
+	if err != nil {
+		return nil, nil, err
+	}
+	order, err := bootOrder(img, [32]byte{}, p.packFlags.runs, p.runs, func(string, ...any) {})
+	if err != nil {
+		img.Close()
+		return nil, nil, err
+	}
+	return img, order, nil
+}
+
+// failed names what was being done.
+func (p *packJob) failed(err error) error {
+	return fmt.Errorf("packing %s into %s: %w", p.input, p.out, err)
+}
+
+// tell prints a line for people.
+func (p *packJob) tell(format string, v ...any) {
+	p.bar.done()
+	fmt.Fprintf(p.stderr, format+"\n", v...)
+}
+
+func (p *packJob) tellBoot(st *imagepack.Stats) {
+	switch {
+	case st.BootPages == 0 && p.format == "bpk":
+		p.tell("no boot zone yet: record a boot with\n  bootprof record --image %s -o run.bprof -- COMMAND {dir}\nand pack again with --profile run.bprof", p.out)
+	case st.BootPages > 0:
+		from := "the pack that was given"
+		if len(p.runs) > 0 {
+			from = plural(len(p.runs), "run")
+		}
+		p.tell("boot zone: %d pages (%s) from %s in %s, index %s", st.BootPages, size(st.BootPages*bpk.PageSize), from, size(st.BootZone), size(st.BootIndex))
+	}
+}
+
+// finish compares with the base, signs, and prints the digest.
+func (p *packJob) finish(digest [32]byte) error {
+	if p.base != nil {
+		made, err := openPack(p.out, p.out)
+		if err != nil {
+			return err
+		}
+		defer made.Close()
+		st, err := imagepack.CompareBase(made.Pack, p.base.Pack)
+		if err != nil {
+			return fmt.Errorf("comparing with %s: %w", p.baseOf, err)
+		}
+		p.tell("a client that holds %s downloads at most %s: boot zone %s of %s, body %s of %s, indexes %s; %.1f %% of the image's pages are shared",
+			p.baseOf, size(st.NewBytes+st.Indexes), size(st.NewBoot), size(st.BootBytes), size(st.NewBytes-st.NewBoot), size(st.Bytes-st.BootBytes),
+			size(st.Indexes), 100*float64(st.SamePages)/float64(max(1, st.AllPages)))
+	}
+	return p.sign(p.out, digest)
+}
+
+// sign signs what was written, if asked for, and prints the digest.
+func (p *packJob) sign(path string, digest [32]byte) error {
+	if p.key != nil {
+		name, err := p.key.File(path, digest)
+		if err != nil {
+			return err
+		}
+		p.tell("signature: %s", name)
+	}
+	fmt.Fprintf(p.stdout, "sha256:%x\n", digest)
+	return nil
+}

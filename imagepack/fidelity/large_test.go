@@ -1,0 +1,86 @@
+package fidelity
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A file of 5 GiB with data at a few places, among them on both sides of 4 GiB: its holes cost next to nothing.
+func TestLargeSparseFile(t *testing.T) {
+	needRoot(t)
+	base := scratch(t)
+	src := base + "/src"
+	must(t, os.Mkdir(src, 0o755))
+	s := newSource(t, src)
+	s.holes(5<<30+1234, 0, 1<<31-2500, 1<<32-2500, 1<<32+1<<20, 5<<30+1000)
+	const name = "/holes-5368710354-5"
+	for _, c := range []struct {
+		name string
+		args []string // of tar; none: the directory
+	}{
+		{"directory", nil},
+		{"gnu.tar", []string{"--format=gnu"}},
+		{"pax.tar", []string{"--format=posix"}},
+		{"pax00.tar", []string{"--format=posix", "--sparse-version=0.0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			input := src
+			if c.args != nil {
+				input = filepath.Join(t.TempDir(), c.name)
+				sh(t, "tar", append(c.args, "--sparse", "-C", src, "-cf", input, ".")...)
+			}
+			began := time.Now()
+			packed := pack(t, input)
+			t.Logf("packing: %v", time.Since(began))
+			st, err := os.Stat(packed)
+			must(t, err)
+			if st.Size() > 1<<20 {
+				t.Errorf("the pack has %d bytes", st.Size())
+			}
+			var got string
+			if c.args == nil {
+				got = webMount(t, packed)
+			} else {
+				got = loopMount(t, packed)
+			}
+			sameSparse(t, src+name, got+name)
+		})
+	}
+}
+
+// sameSparse compares two large files: all around their data, and of holes a page in every 64 KiB.
+func sameSparse(t *testing.T, want, got string) {
+	t.Helper()
+	open := func(path string) (*os.File, int64) {
+		f, err := os.Open(path)
+		must(t, err)
+		t.Cleanup(func() { f.Close() })
+		must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)) // no readahead
+		st, err := f.Stat()
+		must(t, err)
+		return f, st.Size()
+	}
+	a, size := open(want)
+	b, gotSize := open(got)
+	if size != gotSize {
+		t.Fatalf("%d bytes, want %d", gotSize, size)
+	}
+	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
+	same := func(off, length int64) {
+		n, _ := a.ReadAt(x[:length], off)
+		m, err := b.ReadAt(y[:length], off)
+		if n != m || string(x[:n]) != string(y[:m]) {
+			t.Fatalf("[%d +%d) differs: %d bytes, want %d; %v", off, length, m, n, err)
+		}
+	}
+	for off := int64(0); off < size; off += 64 << 10 {
+		same(off, 4096)
+	}
+	for _, around := range []int64{0, 1 << 31, 1 << 32, 1<<32 + 1<<20, 3 << 30, 5 << 30} {
+		same(max(0, around-1<<19), 1<<20)
+	}
+}

@@ -1,0 +1,157 @@
+package fidelity
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"bootprof/imagepack"
+)
+
+// What EROFS cannot hold is refused in one line that names the file, before anything is written.
+func TestRefusals(t *testing.T) {
+	needRoot(t)
+	for _, c := range []struct {
+		name  string
+		make  func(s *source)
+		words []string
+	}{
+		// The length of a value has 16 bits in EROFS; Linux allows one byte more.
+		{"attribute of 65536 bytes", func(s *source) {
+			s.file("a file", 10)
+			s.attr("a file", "user.large", s.random(65536))
+		}, []string{`"/a file"`, `"user.large"`, "65536"}},
+		// EROFS itself holds 256 KiB of attributes in an inode; our writer keeps an inode within a block.
+		{"1000 attributes", func(s *source) {
+			s.file("many", 10)
+			for i := range 1000 {
+				s.attr("many", fmt.Sprintf("user.attr%04d", i), fmt.Appendf(nil, "v%04d", i))
+			}
+		}, []string{`"/many"`, "1000 extended attributes"}},
+		{"2100 directories deep", func(s *source) {
+			fd, err := unix.Open(s.dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+			must(t, err)
+			for range 2100 {
+				must(t, unix.Mkdirat(fd, "d", 0o755))
+				next, err := unix.Openat(fd, "d", unix.O_PATH|unix.O_CLOEXEC, 0)
+				must(t, err)
+				must(t, unix.Close(fd))
+				fd = next
+			}
+			must(t, unix.Close(fd))
+		}, []string{"more than 2048 directories deep"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			base := scratch(t)
+			must(t, os.Mkdir(base+"/src", 0o755))
+			c.make(newSource(t, base+"/src"))
+			out := base + "/x.bpk"
+			refused(t, 5, out, exec.Command(command, "pack", base+"/src", "-o", out), c.words...)
+			if strings.HasPrefix(c.name, "2100") {
+				return // no tool archives that
+			}
+			archive := base + "/x.tar"
+			sh(t, "tar", "--format=posix", "--xattrs", "-C", base+"/src", "-cf", archive, ".")
+			refused(t, 5, out, exec.Command(command, "pack", archive, "-o", out), c.words...)
+		})
+	}
+}
+
+// Bad inputs as a user meets them. (The commands' own tests have missing, empty and foreign inputs; those of imagepack
+// cancelled and failing reads of the image.)
+func TestBadInputs(t *testing.T) {
+	needRoot(t)
+	base := scratch(t)
+	src := base + "/src"
+	must(t, os.Mkdir(src, 0o755))
+	must(t, os.Chmod(filepath.Dir(base), 0o755)) // for nobody
+	must(t, os.Chmod(filepath.Dir(command), 0o755))
+	s := newSource(t, src)
+	for i := range 20 {
+		s.file(fmt.Sprintf("file %d", i), 3000)
+	}
+	must(t, os.Mkdir(base+"/out", 0o777))
+	must(t, os.Chmod(base+"/out", 0o777))
+	out := base + "/out/x.bpk"
+	nobody := func(args ...string) *exec.Cmd {
+		return exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", command}, args...)...)
+	}
+
+	t.Run("as nobody", func(t *testing.T) {
+		sh(t, nobody().Path, nobody("pack", src, "-o", out).Args[1:]...)
+		must(t, os.Remove(out))
+		must(t, os.Chmod(src+"/file 7", 0o600))
+		refused(t, 5, out, nobody("pack", src, "-o", out), `src/file 7"`, "permission denied")
+		must(t, os.Chmod(src+"/file 7", 0o644))
+		s.mkdir("closed", 0o700)
+		refused(t, 5, out, nobody("pack", src, "-o", out), "src/closed", "permission denied")
+		must(t, os.Remove(src+"/closed"))
+		must(t, os.WriteFile(base+"/closed.tar", nil, 0o600))
+		refused(t, 5, out, nobody("pack", base+"/closed.tar", "-o", out), "closed.tar", "permission denied")
+	})
+	t.Run("FIFO", func(t *testing.T) {
+		sh(t, "mkfifo", base+"/fifo")
+		refused(t, 5, out, exec.Command(command, "pack", base+"/fifo", "-o", out), "fifo")
+	})
+	t.Run("cut tar", func(t *testing.T) {
+		whole := base + "/whole.tar"
+		sh(t, "tar", "-C", src, "-cf", whole, ".")
+		b, err := os.ReadFile(whole)
+		must(t, err)
+		cut := base + "/cut.tar"
+		for _, n := range []int{512, 700, 1024, 512 + 512 + 3072, 20000, 512 + 20*3584, 512 + 20*3584 - 1} {
+			must(t, os.WriteFile(cut, b[:n], 0o644))
+			refused(t, 5, out, exec.Command(command, "pack", cut, "-o", out), "cut.tar", "the archive")
+		}
+	})
+	for name, c := range map[string]struct {
+		change func(file string) error
+		words  []string
+	}{
+		"vanishes": {os.Remove, []string{"src/gone", "no such file"}},
+		"shrinks":  {func(f string) error { return os.Truncate(f, 99) }, []string{"src/gone", "changed"}},
+		"grows":    {func(f string) error { return os.Truncate(f, 1<<20) }, []string{"src/gone", "changed"}},
+	} {
+		t.Run("file "+name, func(t *testing.T) {
+			s.file("gone", 100_000)
+			img, err := imagepack.Open(context.Background(), src, "")
+			must(t, err)
+			defer img.Close()
+			must(t, c.change(src+"/gone"))
+			_, err = imagepack.Write(context.Background(), out, img, imagepack.WriteOptions{})
+			for _, w := range c.words {
+				if err == nil || !strings.Contains(err.Error(), w) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("error %v, want one line with %q", err, w)
+				}
+			}
+			t.Log(err)
+			left, err := os.ReadDir(filepath.Dir(out))
+			must(t, err)
+			if len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			_ = os.Remove(src + "/gone")
+		})
+	}
+}
+
+// The output may lie in the directory that is packed: the pack holds the directory as it was before.
+func TestOutputInsideInput(t *testing.T) {
+	needRoot(t)
+	base := scratch(t)
+	src := base + "/src"
+	must(t, os.Mkdir(src, 0o755))
+	newSource(t, src).links()
+	for _, round := range []string{"first", "again"} {
+		before := base + "/before-" + round
+		sh(t, "cp", "-a", src, before)
+		sh(t, command, "pack", src, "-o", src+"/x.bpk")
+		t.Run(round, func(t *testing.T) { sameDirs(t, before, loopMount(t, src+"/x.bpk"), loose{}) })
+	}
+}
