@@ -3,6 +3,7 @@
 # make test        set-up and all tests
 # make build       the binaries, in build/
 # make fuzz        every fuzzer for FUZZTIME (60s)
+# make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
 FUZZTIME ?= 60s
@@ -13,7 +14,7 @@ export BUILD FUZZTIME
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large test fuzz setup clean
+.PHONY: all build cross demo demo-large test fuzz bench-pack setup clean
 
 all: build
 
@@ -42,6 +43,9 @@ test:
 
 fuzz:
 	scripts/fuzz.sh
+
+bench-pack:
+	scripts/bench-pack.sh
 
 clean:
 	rm -rf $(BUILD)

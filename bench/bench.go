@@ -26,6 +26,7 @@ import (
 	"bootprof/bench/lab"
 	"bootprof/bench/link"
 	"bootprof/bench/serve"
+	"bootprof/imagepack/bpk"
 )
 
 // Config says what to measure.
@@ -222,8 +223,14 @@ func serveFile(r *Run, file string) (*serve.Server, error) {
 		return nil, err
 	}
 	name := filepath.Base(file)
-	if err := os.Symlink(abs, filepath.Join(root, name)); err != nil {
-		return nil, err
+	// With what a client finds beside it: the manifest of an image, the chunks of a split pack.
+	for from, to := range map[string]string{abs: name, abs + bpk.ManifestSuffix: name + bpk.ManifestSuffix, filepath.Join(filepath.Dir(abs), "chunks"): "chunks"} {
+		if _, err := os.Stat(from); err != nil && to != name {
+			continue
+		}
+		if err := os.Symlink(from, filepath.Join(root, to)); err != nil {
+			return nil, err
+		}
 	}
 	s, err := serve.Start(serve.Options{
 		Root:  root,

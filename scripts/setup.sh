@@ -12,6 +12,8 @@ need_root setup.sh
 needs=(
 	mmdebstrap:mmdebstrap mksquashfs:squashfs-tools mkfs.erofs:erofs-utils nginx:nginx-light zstd:zstd curl:curl
 	ip:iproute2 losetup:mount setfattr:attr setfacl:acl umount:mount mkfs.ext4:e2fsprogs make:make xz:xz-utils git:git
+	minisign:minisign xorriso:xorriso genisoimage:genisoimage sfdisk:fdisk qemu-img:qemu-utils
+	bsdtar:libarchive-tools setpriv:util-linux chattr:e2fsprogs
 )
 missing=()
 PATH=$PATH:/usr/sbin:/sbin
@@ -19,6 +21,7 @@ for need in "${needs[@]}"; do
 	command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+[ -e /usr/lib/ISOLINUX/isohdpfx.bin ] || missing+=(isolinux) # boot sectors for the ISOs of a test
 
 if [ "${#missing[@]}" -gt 0 ]; then
 	if ! command -v apt-get >/dev/null; then
