@@ -56,7 +56,7 @@ if [ $stale = 1 ] || ! newer "$trained"; then
 	profiles=()
 	for run in "${runs[@]}"; do profiles+=(--profile "$run"); done
 	longstep "packing with ${#runs[@]} runs" "$build/$kind.pack.log" \
-		"$build/bootprof" pack "$build/$kind.tar" -o "$trained" "${profiles[@]}"
+		"$build/bootprof" pack "$build/$kind.tar" -o "$trained" --boot-level best "${profiles[@]}"
 fi
 
 # What the touched pages take as one stream, to compare the bytes on the link with.

@@ -32,16 +32,20 @@ func (a *app) statusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, s := range all {
-				if s.Dir != dir {
-					continue
+			// The client of a mount that was just undone may still be on its way out: the youngest counts.
+			var found *mountclient.Status
+			for i := range all {
+				if s := &all[i]; s.Dir == dir && (found == nil || s.UpSeconds < found.UpSeconds) {
+					found = s
 				}
-				if asJSON {
-					return json.NewEncoder(a.stdout).Encode(s)
-				}
-				return a.printStatus([]mountclient.Status{s})
 			}
-			return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+			switch {
+			case found == nil:
+				return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+			case asJSON:
+				return json.NewEncoder(a.stdout).Encode(found)
+			}
+			return a.printStatus([]mountclient.Status{*found})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")

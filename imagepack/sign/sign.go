@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"aead.dev/minisign"
 
@@ -94,9 +95,15 @@ func (k *Key) File(path string, digest [32]byte) (string, error) {
 	return path + Suffix, out.Commit()
 }
 
-// Comment is the trusted comment of a pack's signature.
+// Comment is the trusted comment of a pack's signature: one line, whatever the name.
 func Comment(name string, digest [32]byte) string {
-	return fmt.Sprintf("bootprof sha256:%x file:%s", digest, name)
+	printable := func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}
+	return fmt.Sprintf("bootprof sha256:%x file:%s", digest, strings.Map(printable, name))
 }
 
 // Check checks the signature sig of the whole pack at path, whose digest is given, against a minisign public key: its
@@ -122,7 +129,10 @@ func Check(path string, sig []byte, key string, digest [32]byte) error {
 	if err := s.UnmarshalText(sig); err != nil {
 		return &MismatchError{"the signature cannot be read"}
 	}
-	if want := fmt.Sprintf("sha256:%x", digest); !slices.Contains(strings.Fields(s.TrustedComment), want) {
+	// The first word of that kind, as clients take it: what follows may be a file's name.
+	words := strings.Fields(s.TrustedComment)
+	want := fmt.Sprintf("sha256:%x", digest)
+	if i := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, "sha256:") }); i < 0 || words[i] != want {
 		return &MismatchError{"the signature's trusted comment does not hold the digest " + want}
 	}
 	return nil

@@ -52,17 +52,24 @@ func main() {
 	}
 }
 
-// builders are what is compared. mksquashfs's zstd level is 15, its default.
+// builders are what is compared. mksquashfs's zstd level is 15 unless said; bootprof's levels are those of a library that names
+// them after zstd's 3 (default) and 11 (best).
 func builders(f flags, squashfs string) []packing.Builder {
 	pack := func(args ...string) []string {
 		return append([]string{f.bootprof, "pack", f.tree, "-o", packing.Out}, args...)
 	}
+	squash := func(args ...string) []string {
+		return append([]string{"mksquashfs", f.tree, packing.Out, "-noappend", "-no-progress", "-comp"}, args...)
+	}
 	out := []packing.Builder{
-		{Name: base, Args: []string{"mksquashfs", f.tree, packing.Out, "-comp", "zstd", "-noappend", "-no-progress"}},
-		{Name: "mksquashfs xz", Args: []string{"mksquashfs", f.tree, packing.Out, "-comp", "xz", "-noappend", "-no-progress"}},
+		{Name: base, Args: squash("zstd")},
+		{Name: "mksquashfs zstd, level 11", Args: squash("zstd", "-Xcompression-level", "11")},
+		{Name: "mksquashfs zstd, level 3", Args: squash("zstd", "-Xcompression-level", "3")},
+		{Name: "mksquashfs xz", Args: squash("xz")},
 		{Name: "mkfs.erofs lz4hc", Args: []string{"mkfs.erofs", "-zlz4hc", packing.Out, f.tree}},
 		{Name: "bootprof pack", Args: pack()},
 		{Name: "bootprof pack --level default", Args: pack("--level", "default")},
+		{Name: "bootprof pack --level max", Args: pack("--level", "max")},
 	}
 	if len(f.runs) > 0 {
 		out = append(out, packing.Builder{Name: "bootprof pack --profile", Args: pack(f.runs...)})
