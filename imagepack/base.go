@@ -40,7 +40,9 @@ func CompareBase(p, base *bpk.Pack) (*BaseStats, error) {
 	}
 	have := make(map[[32]byte]bool)
 	if err := base.Chunks(func(e bpk.Entry) error {
-		have[e.SHA256] = true
+		if e.Codec != bpk.CodecZero { // the digest of which is not looked at
+			have[e.SHA256] = true
+		}
 		return nil
 	}); err != nil {
 		return nil, err

@@ -57,8 +57,9 @@ func Split(ctx context.Context, p *bpk.Pack, path string, progress func(done, to
 			if err := s.add(e.SHA256, stored); err != nil {
 				return err
 			}
-			e.PackOff = 0
 		}
+		// A packOff in the old pack means nothing here, and may lie outside the index, even one of codec 0.
+		e.PackOff = 0
 		entries = append(entries, e)
 		return nil
 	})
@@ -74,22 +75,23 @@ func Split(ctx context.Context, p *bpk.Pack, path string, progress func(done, to
 	return &s.stats, f.Commit()
 }
 
-// writeSplitIndex copies header, boot index, boot zone and info of p, and writes the nodes anew.
+// writeSplitIndex copies header, boot index, boot zone and info of p, each checked, and writes the nodes anew: p may
+// be of another writer, whose tree has another shape.
 func writeSplitIndex(f io.WriterAt, p *bpk.Pack, entries []bpk.Entry, st *SplitStats) error {
 	w := &packWriter{f: f, head: *p.Header}
 	h := &w.head
-	h.Features |= bpk.FeatureSplit
-	h.PackSize = 0
-	for _, b := range []bpk.Block{h.BootIndex, h.Boot} {
-		src, err := p.Section(b)
-		if err != nil {
-			return err
-		}
-		if _, err := io.Copy(&offsetWriter{w: f, off: b.PackOff}, src); err != nil {
+	// What a later minor version added is not carried over, so the index does not claim it.
+	h.Major, h.Minor, h.Features = bpk.Major, bpk.Minor, bpk.FeatureSplit
+	h.PackSize, h.Info = 0, bpk.Block{}
+	if err := w.copyBlock(p, "boot index", h.BootIndex); err != nil {
+		return err
+	}
+	for i := range p.Boot.Chunks {
+		if err := w.copyBlock(p, fmt.Sprintf("boot chunk %d", i), p.Boot.Chunks[i].Block); err != nil {
 			return err
 		}
 	}
-	h.BodyRoot.PackOff = h.Boot.PackOff + h.Boot.Len
+	h.BodyRoot = bpk.Block{PackOff: h.Boot.PackOff + h.Boot.Len, Len: bpk.RootLen(len(entries))}
 	info, err := p.Info()
 	if err != nil {
 		return err
@@ -99,6 +101,18 @@ func writeSplitIndex(f io.WriterAt, p *bpk.Pack, entries []bpk.Entry, st *SplitS
 	}
 	st.IndexSize, st.Digest = w.stats.PackSize, w.stats.Digest
 	return nil
+}
+
+// copyBlock copies a block of p to the same place.
+func (w *packWriter) copyBlock(p *bpk.Pack, what string, b bpk.Block) error {
+	stored, err := p.Stored(what, b)
+	if err != nil {
+		return err
+	}
+	if err := bpk.CheckBlock(what, b, stored); err != nil {
+		return err
+	}
+	return w.put(b.PackOff, stored)
 }
 
 // splitter writes chunk files into the folder of a split pack.
@@ -118,8 +132,10 @@ func (s *splitter) add(sum [32]byte, stored []byte) error {
 	s.seen[sum] = true
 	s.stats.Chunks++
 	path := filepath.Join(s.dir, bpk.ChunkName(sum))
-	if old, err := os.ReadFile(path); err == nil && len(old) == len(stored) && sha256.Sum256(old) == sum {
-		return nil
+	if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Size() == int64(len(stored)) {
+		if old, err := os.ReadFile(path); err == nil && sha256.Sum256(old) == sum {
+			return nil
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

@@ -24,7 +24,8 @@ type SquashfsOptions struct {
 	Compressor string // the same: zstd, gzip, xz, lz4, none; "": zstd
 	Workers    int    // compressing goroutines; 0: one per CPU
 	Info       func(bootPages int64) []byte
-	Progress   func(done, total int64)
+	Progress   func(done, total int64) // of the squashfs; may be nil
+	Hashing    func(done, total int64) // of the manifest, which follows; may be nil
 }
 
 // SquashfsStats tell what was written.
@@ -56,7 +57,7 @@ func WriteSquashfs(ctx context.Context, in *Input, path string, opts SquashfsOpt
 		return nil, in.wrap(ctx, err)
 	}
 	img := &rawImage{r: f, size: l.Size, kind: "squashfs", segs: l.Segments}
-	st, err := writeManifest(ctx, manifest, img, WriteOptions{Boot: bootRanges(order, imagemap.New(l.Segments)), Info: opts.Info})
+	st, err := writeManifest(ctx, manifest, img, WriteOptions{Boot: bootRanges(order, imagemap.New(l.Segments)), Info: opts.Info, Progress: opts.Hashing})
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +67,10 @@ func WriteSquashfs(ctx context.Context, in *Input, path string, opts SquashfsOpt
 	if err := os.Remove(path + bpk.ManifestSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return &SquashfsStats{l, st}, errors.Join(f.Commit(), manifest.Commit())
+	if err := f.Commit(); err != nil {
+		return nil, err
+	}
+	return &SquashfsStats{l, st}, manifest.Commit()
 }
 
 func layOut(ctx context.Context, in *Input, f relayout.File, opts relayout.Options) (*relayout.Layout, error) {

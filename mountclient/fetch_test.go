@@ -76,7 +76,7 @@ func TestFetchDamage(t *testing.T) {
 		says       string
 	}{
 		{"header", formPack, func(s *fileServer) { s.put(formPack, flip(formPack, 40)) }, ExitFormat, "header"},
-		{"chunk missing", formSplit, func(s *fileServer) { s.put(chunk, nil) }, ExitFormat, chunk[len("split/"):] + " at byte 0 of the pack is damaged: the file is missing"},
+		{"chunk missing", formSplit, func(s *fileServer) { s.put(chunk, nil) }, ExitFormat, chunk[len("split/"):] + " is damaged: the file is missing"},
 		{"chunk damaged", formSplit, func(s *fileServer) { s.put(chunk, flip(chunk, 2)) }, ExitFormat, "wrong SHA-256"},
 		{"chunk too long", formSplit, func(s *fileServer) { s.put(chunk, append(flip(chunk, 2), 0)) }, ExitFormat, "bytes instead of"},
 		{"chunk forbidden", formSplit, func(s *fileServer) { s.file(chunk).Script(faultserver.Always(faultserver.Status(403))) }, ExitNetwork, "403"},

@@ -38,8 +38,10 @@ step "tests"
 go test -count=1 -timeout 20m ./...
 
 step "race detector"
-go test -count=1 -race -timeout 20m ./mountclient ./recorder ./internal/... ./imagepack/erofs ./imagepack/tree ./imagepack/squashfs
-go test -count=1 -race -timeout 20m -run 'LeavesTheDirectory|WriteProgress|BodyTree' ./imagepack ./imagepack/bpk
+go test -count=1 -race -timeout 20m ./mountclient ./recorder ./internal/... ./imagepack/tree
+go test -count=1 -race -timeout 20m -run 'LeavesTheDirectory|WriteProgress|BodyTree|FrameEncoder|Split' ./imagepack ./imagepack/bpk
+go test -count=1 -race -timeout 20m -run 'Concurrent|ReadAt' ./imagepack/erofs ./imagepack/ext4 ./imagepack/cloop ./imagepack/squashfs
+go test -count=1 -race -timeout 20m -run 'TestWrite/zstd' ./imagepack/squashfs/relayout
 
 step "one processor"
 GOMAXPROCS=1 go test -count=1 -timeout 10m ./mountclient/... ./recorder/...

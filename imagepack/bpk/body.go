@@ -1,6 +1,7 @@
 package bpk
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -63,6 +64,10 @@ func (x *Body) node(b Block, level int, want Range, fetch func(string, Block) ([
 		return nil, err
 	}
 	if entries, err = DecodeNode(x.h, raw, level, want); err != nil {
+		var damaged *CorruptError
+		if errors.As(err, &damaged) {
+			damaged.PackOff = b.PackOff
+		}
 		return nil, err
 	}
 	x.mu.Lock()

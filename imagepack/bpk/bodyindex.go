@@ -3,7 +3,6 @@ package bpk
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"sort"
 )
 
@@ -39,10 +38,10 @@ func EncodeNode(entries []Entry) []byte {
 }
 
 // DecodeNode decodes a node of the given level (0 is a leaf) that covers the image range want, after its
-// digest was checked.
+// digest was checked. Errors name the root's place, since where the node lies is not known here.
 func DecodeNode(h *Header, b []byte, level int, want Range) ([]Entry, error) {
 	bad := func(why string, a ...any) ([]Entry, error) {
-		return nil, &CorruptError{"body index node", h.BodyRoot.PackOff, fmt.Sprintf(why, a...)}
+		return nil, corrupt("body index node", h.BodyRoot.PackOff, why, a...)
 	}
 	if len(b) == 0 || len(b)%entrySize != 0 || len(b) > NodeEntries*entrySize {
 		return bad("%d bytes long", len(b))
@@ -72,8 +71,10 @@ func DecodeNode(h *Header, b []byte, level int, want Range) ([]Entry, error) {
 		switch {
 		case level > 0 && (e.Len == 0 || e.Len > NodeEntries*entrySize):
 			return bad("entry %d: node of %d bytes", i, e.Len)
+		case level > 0 && e.PackOff < HeaderSize: // 0 names a file of its own in a split pack, which a node never is
+			return bad("entry %d: a node in the header", i)
 		case level == 0 && (e.Codec > CodecZstd || (e.Codec == CodecZero) != (e.Len == 0) ||
-			e.Codec != CodecZero && (e.Pages > MaxChunkPages || e.Len > MaxChunkPages*PageSize+maxStoredExcess)):
+			e.Codec != CodecZero && (e.Pages > MaxChunkPages || e.Len > e.Pages*PageSize+maxStoredExcess)):
 			return bad("entry %d: chunk of %d bytes, codec %d", i, e.Len, e.Codec)
 		}
 	}

@@ -191,7 +191,7 @@ func (x *BootIndex) Encode() ([]byte, error) {
 // DecodeBootIndex decodes the stored index b of the pack with header h, after its digest was checked.
 func DecodeBootIndex(h *Header, b []byte) (*BootIndex, error) {
 	bad := func(why string, a ...any) error {
-		return &CorruptError{"boot index", h.BootIndex.PackOff, fmt.Sprintf(why, a...)}
+		return corrupt("boot index", h.BootIndex.PackOff, why, a...)
 	}
 	if len(b) < 4 {
 		return nil, bad("cut off")
@@ -251,7 +251,7 @@ func (x *BootIndex) decodeChunks(h *Header, r *varints, digests []byte) error {
 		}
 		framePages += pages
 		switch {
-		case r.failed || pages == 0 || length == 0 || !x.Plain && length > end-packOff:
+		case r.failed || pages == 0 || length == 0 || length > int64(pages)*PageSize+maxStoredExcess || !x.Plain && length > end-packOff:
 			return fmt.Errorf("chunk %d out of bounds", i)
 		case i == 0 && !newFrame:
 			return fmt.Errorf("chunk 0 continues a frame")

@@ -53,7 +53,7 @@ func (d *BootDecoder) Decode(dst []byte, x *BootIndex, c *BootChunk, stored []by
 	base := len(dst)
 	dst = append(dst, make([]byte, c.Pages*PageSize)...)
 	if _, err := io.ReadFull(d.dec, dst[base:]); err != nil {
-		return dst[:base], &CorruptError{what, c.PackOff, err.Error()}
+		return dst[:base], corrupt(what, c.PackOff, "%v", err)
 	}
 	if c.Filter == FilterX86 {
 		p := dst[base:]
@@ -64,7 +64,7 @@ func (d *BootDecoder) Decode(dst []byte, x *BootIndex, c *BootChunk, stored []by
 			}
 		}
 	} else if c.Filter != FilterNone {
-		return dst[:base], &CorruptError{what, c.PackOff, fmt.Sprintf("unknown filter %d", c.Filter)}
+		return dst[:base], corrupt(what, c.PackOff, "unknown filter %d", c.Filter)
 	}
 	d.next = c.First + c.Pages
 	return dst, nil
@@ -113,11 +113,11 @@ func (d *BodyDecoder) Decode(e *Entry, stored []byte, coldPages int64) ([]byte, 
 	if e.Codec == CodecZstd {
 		var err error
 		if out, err = d.dec.DecodeAll(stored, make([]byte, 0, coldPages*PageSize)); err != nil {
-			return nil, &CorruptError{what, e.PackOff, err.Error()}
+			return nil, corrupt(what, e.PackOff, "%v", err)
 		}
 	}
 	if int64(len(out)) != coldPages*PageSize {
-		return nil, &CorruptError{what, e.PackOff, fmt.Sprintf("%d bytes for %d pages", len(out), coldPages)}
+		return nil, corrupt(what, e.PackOff, "%d bytes for %d pages", len(out), coldPages)
 	}
 	return out, nil
 }

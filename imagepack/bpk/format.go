@@ -16,7 +16,8 @@
 //     the header stands for the whole pack.
 //
 // Traps: offsets into the pack (packOff) and offsets into the image (imageOff) are different spaces and
-// never added, but in one place: for a manifest, byte i of the image file has packOff PackSize+i (Header.InImage). A pack is input from the network: every decoder here is bounded by the limits below.
+// never added, but in one place: for a manifest, byte i of the image file has packOff PackSize+i
+// (Header.InImage). A pack is input from the network: every decoder here is bounded by the limits below.
 package bpk
 
 import (
@@ -50,6 +51,7 @@ const (
 // Limits that a reader enforces before it allocates.
 const (
 	MaxImageSize    = 1 << 43  // 8 TiB
+	MaxPackSize     = 1 << 48  // every image fits; a manifest's packOff, PackSize+imageOff, never overflows
 	MaxIndexLen     = 16 << 20 // stored bytes of the boot index, or of the info
 	MaxHeadLen      = 32 << 20 // bytes of the pack before the boot zone
 	MaxBootRanges   = 1 << 20  // ranges in the boot index
@@ -59,6 +61,8 @@ const (
 	MaxWindow       = 8 << 20  // zstd window of a boot frame
 	MaxFramePages   = 16384    // 64 MiB of image in a boot frame
 	maxStoredExcess = 1 << 16  // a stored chunk may exceed its pages by this much
+
+	maxBootPages = MaxIndexLen / sha256.Size * MaxChunkPages // chunks of more would have no room for their digests
 )
 
 var magic = [8]byte{'B', 'P', 'K', 'I', 'M', 'G', '\r', '\n'}
@@ -83,12 +87,22 @@ func (e *VersionError) Error() string {
 // from elsewhere may help.
 type CorruptError struct {
 	What    string // "boot chunk 12", "header", ...
-	PackOff int64  // where in the pack, bytes
+	PackOff int64  // where in the pack, bytes; not used if File is set
 	Why     string
+	File    string // the file that it lies in, if that is not the pack: a manifest's image or a chunk's file; else ""
+	FileOff int64  // where in File, bytes
 }
 
 func (e *CorruptError) Error() string {
+	if e.File != "" {
+		return fmt.Sprintf("%s at byte %d of %s is damaged: %s", e.What, e.FileOff, e.File, e.Why)
+	}
 	return fmt.Sprintf("%s at byte %d of the pack is damaged: %s", e.What, e.PackOff, e.Why)
+}
+
+// corrupt makes the error for a part of the pack itself.
+func corrupt(what string, packOff int64, why string, a ...any) *CorruptError {
+	return &CorruptError{What: what, PackOff: packOff, Why: fmt.Sprintf(why, a...)}
 }
 
 // A Block is a part of the pack that is checked against a digest.
@@ -162,13 +176,13 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, ErrNotPack
 	}
 	if len(b) < HeaderSize {
-		return nil, &CorruptError{"header", 0, fmt.Sprintf("cut off after %d bytes", len(b))}
+		return nil, corrupt("header", 0, "cut off after %d bytes", len(b))
 	}
 	b = b[:HeaderSize]
 	le := binary.LittleEndian
 	// The checksum lies in the same place in every major version: damage does not look like a new version.
 	if sum := sha256.Sum256(b[:HeaderSize-32]); !bytes.Equal(sum[:], b[HeaderSize-32:]) {
-		return nil, &CorruptError{"header", 0, "wrong checksum"}
+		return nil, corrupt("header", 0, "wrong checksum")
 	}
 	h := &Header{Major: le.Uint16(b[8:]), Minor: le.Uint16(b[10:]), Features: le.Uint32(b[284:])}
 	if h.Major != Major {
@@ -178,7 +192,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 		return nil, &VersionError{h.Major, h.Minor, unknown}
 	}
 	if p := le.Uint32(b[12:]); p != PageSize {
-		return nil, &CorruptError{"header", 12, fmt.Sprintf("pages of %d bytes", p)}
+		return nil, corrupt("header", 12, "pages of %d bytes", p)
 	}
 	h.ImageSize = int64(le.Uint64(b[16:]))
 	h.PackSize = int64(le.Uint64(b[24:]))
@@ -194,11 +208,11 @@ func DecodeHeader(b []byte) (*Header, error) {
 }
 
 func (h *Header) check() error {
-	bad := func(why string, a ...any) error { return &CorruptError{"header", 0, fmt.Sprintf(why, a...)} }
+	bad := func(why string, a ...any) error { return corrupt("header", 0, why, a...) }
 	if h.ImageSize < 0 || h.ImageSize > MaxImageSize || h.ImageSize%PageSize != 0 {
 		return bad("image of %d bytes", h.ImageSize)
 	}
-	if h.PackSize < HeaderSize {
+	if h.PackSize < HeaderSize || h.PackSize > MaxPackSize {
 		return bad("pack of %d bytes", h.PackSize)
 	}
 	if strings.Trim(h.Filesystem, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" || len(h.Filesystem) > 15 {
@@ -220,7 +234,7 @@ func (h *Header) check() error {
 	if h.BootIndex.Len > MaxIndexLen || h.Info.Len > MaxIndexLen || h.BodyRoot.Len > NodeEntries*entrySize {
 		return bad("index larger than its limit")
 	}
-	if h.BootPages < 0 || h.BootPages > h.ImageSize/PageSize {
+	if h.BootPages < 0 || h.BootPages > h.ImageSize/PageSize || h.BootPages > maxBootPages {
 		return bad("%d boot pages", h.BootPages)
 	}
 	switch h.Features & knownFeatures {
@@ -240,10 +254,10 @@ func (h *Header) check() error {
 // CheckBlock compares b with the digest of k. what names the block in the error.
 func CheckBlock(what string, k Block, b []byte) error {
 	if int64(len(b)) != k.Len {
-		return &CorruptError{what, k.PackOff, fmt.Sprintf("%d bytes instead of %d", len(b), k.Len)}
+		return corrupt(what, k.PackOff, "%d bytes instead of %d", len(b), k.Len)
 	}
 	if sha256.Sum256(b) != k.SHA256 {
-		return &CorruptError{what, k.PackOff, "wrong SHA-256"}
+		return corrupt(what, k.PackOff, "wrong SHA-256")
 	}
 	return nil
 }

@@ -100,6 +100,12 @@ func TestHeaderRefused(t *testing.T) {
 		{"image empty but not its body", func(h *Header) { h.ImageSize, h.BootPages = 0, 0 }},
 		{"pack smaller than the header", func(h *Header) { h.PackSize = 511 }},
 		{"pack negative", func(h *Header) { h.PackSize = -1 }},
+		{"pack too large", func(h *Header) { h.PackSize = MaxPackSize + 1 }},
+		{"manifest at the end of numbers", func(h *Header) { h.Features, h.Boot.Len, h.PackSize = FeatureBeside, 0, 1<<63-1 }},
+		{"manifest with a boot zone", func(h *Header) { h.Features = FeatureBeside }},
+		{"manifest that is split", func(h *Header) { h.Features, h.Boot.Len = FeatureBeside|FeatureSplit, 0 }},
+		{"manifest whose boot zone has no place", func(h *Header) { h.Features, h.Boot = FeatureBeside, Block{} }},
+		{"more boot pages than digests", func(h *Header) { h.ImageSize, h.BootPages = MaxImageSize, maxBootPages+1 }},
 		{"index in the header", func(h *Header) { h.BootIndex.PackOff = 400 }},
 		{"index behind the pack", func(h *Header) { h.BootIndex.PackOff = 50_001 }},
 		{"index of negative length", func(h *Header) { h.BootIndex.Len = -1 }},
@@ -144,6 +150,27 @@ func TestHeaderRefused(t *testing.T) {
 	seal(b)
 	if _, err := DecodeHeader(b); err == nil {
 		t.Error("pages of 64 KiB were accepted")
+	}
+}
+
+// Forms whose chunks lie elsewhere have all a header may have, and one that knows nothing of them refuses them.
+func TestHeaderOfForms(t *testing.T) {
+	if knownFeatures&^RefuseFeatures != 0 {
+		t.Errorf("a reader that does not know the features %#x ignores them", knownFeatures&^RefuseFeatures)
+	}
+	for _, features := range []uint32{FeatureBeside, FeatureSplit, FeatureSplit | 1<<16} {
+		h := sampleHeader()
+		if h.Features = features; features&FeatureBeside != 0 {
+			h.Boot.Len = 0
+		}
+		if got, err := DecodeHeader(h.Encode()); err != nil || *got != *h {
+			t.Errorf("features %#x: %+v, %v", features, got, err)
+		}
+		h.Features |= 1 << 9
+		var version *VersionError
+		if _, err := DecodeHeader(h.Encode()); !errors.As(err, &version) || version.Features != 1<<9 {
+			t.Errorf("features %#x: %v", h.Features, err)
+		}
 	}
 }
 

@@ -39,6 +39,8 @@ func wantCorrupt(t *testing.T, err error) {
 func FuzzDecodeHeader(f *testing.F) {
 	f.Add(sampleHeader().Encode())
 	f.Add((&Header{Major: 2}).Encode())
+	f.Add(makeByHand(FeatureBeside).encode()[:HeaderSize])
+	f.Add(makeByHand(FeatureSplit).encode()[:HeaderSize])
 	f.Add([]byte("BPKIMG\r\n"))
 	f.Add([]byte("<html>"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -75,15 +77,19 @@ func FuzzDecodeBootIndex(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b, []byte{}, uint32(h.ImageSize/PageSize), uint32(h.BootPages), uint32(h.Boot.Len))
+		f.Add(b, []byte{}, uint32(h.ImageSize/PageSize), uint32(h.BootPages), uint32(h.Boot.Len), false)
 	}
-	f.Add([]byte{}, table(uint64(1), 5, uint64(30), uint64(1), uint64(1), uint64(30), uint64(20_000)), uint32(100), uint32(30), uint32(20_000))
-	f.Fuzz(func(t *testing.T, stored, raw []byte, imagePages, bootPages, zone uint32) {
+	f.Add([]byte{}, table(uint64(1), 5, uint64(30), uint64(1), uint64(1), uint64(30), uint64(20_000)), uint32(100), uint32(30), uint32(20_000), false)
+	f.Add([]byte("2."), table(uint64(2), 4, uint64(1), -4, uint64(2), uint64(2), uint64(1), uint64(1), uint64(4096), uint64(1), uint64(2), uint64(8192)), uint32(6), uint32(3), uint32(0), true)
+	f.Fuzz(func(t *testing.T, stored, raw []byte, imagePages, bootPages, zone uint32, manifest bool) {
 		if len(raw) > 0 { // a table that need not be compressed by the fuzzer
 			stored = storedIndex(raw, len(stored)%8)
 		}
 		h := sampleHeader()
 		h.ImageSize, h.BootPages, h.Boot.Len = int64(imagePages%2000)*PageSize, int64(bootPages), int64(zone)
+		if manifest {
+			h.Features, h.Boot.Len = FeatureBeside, 0
+		}
 		bounded(t, func() {
 			x, err := DecodeBootIndex(h, stored)
 			wantCorrupt(t, err)
@@ -91,6 +97,7 @@ func FuzzDecodeBootIndex(f *testing.F) {
 				return
 			}
 			checkIndex(t, h, x)
+			checkPlaces(t, h, x)
 			b, err := x.Encode()
 			if err != nil {
 				t.Fatal(err)
@@ -102,11 +109,39 @@ func FuzzDecodeBootIndex(f *testing.F) {
 	})
 }
 
+// checkPlaces wants each chunk inside the boot zone, or, of a manifest, where its pages lie in the image.
+func checkPlaces(t *testing.T, h *Header, x *BootIndex) {
+	t.Helper()
+	next := h.Boot.PackOff
+	for i := range x.Chunks {
+		c := &x.Chunks[i]
+		if x.Plain {
+			rs := x.RangesOf(c)
+			if off, ok := h.InImage(c.PackOff); !ok || len(rs) != 1 || off != rs[0].Page*PageSize || c.Len != rs[0].Pages*PageSize {
+				t.Fatalf("chunk %d with image pages %v lies at %+v", i, rs, c.Block)
+			}
+			continue
+		}
+		if c.PackOff != next || c.Len < 1 || c.PackOff+c.Len > h.Boot.PackOff+h.Boot.Len {
+			t.Fatalf("chunk %d lies at %+v in the boot zone %+v", i, c.Block, h.Boot)
+		}
+		next += c.Len
+	}
+}
+
 func FuzzDecodeNode(f *testing.F) {
-	f.Add(EncodeNode([]Entry{{Block: Block{PackOff: 600, Len: 100}, Page: 10, Pages: 5, Codec: CodecRaw}}), 0, int64(10), int64(5))
-	f.Add(EncodeNode([]Entry{{Block: Block{PackOff: 600, Len: 64}, Pages: 3}, {Block: Block{PackOff: 700, Len: 64}, Page: 3, Pages: 1}}), 1, int64(0), int64(4))
-	f.Fuzz(func(t *testing.T, b []byte, level int, page, pages int64) {
+	f.Add(EncodeNode([]Entry{{Block: Block{PackOff: 600, Len: 100}, Page: 10, Pages: 5, Codec: CodecRaw}}), 0, int64(10), int64(5), uint32(0))
+	for _, features := range []uint32{FeatureBeside, FeatureSplit} {
+		m := makeByHand(features)
+		f.Add(EncodeNode(m.leaf), 0, int64(0), int64(6), features)
+		twoLevels(m)
+		f.Add(EncodeNode(m.leaf), 1, int64(0), int64(6), features)
+	}
+	f.Add(EncodeNode([]Entry{{Block: Block{PackOff: 600, Len: 64}, Pages: 3}, {Block: Block{PackOff: 700, Len: 64}, Page: 3, Pages: 1}}), 1, int64(0), int64(4), uint32(0))
+	f.Fuzz(func(t *testing.T, b []byte, level int, page, pages int64, features uint32) {
 		h := sampleHeader()
+		h.PackSize, h.Features = madeSize, features%3 // neither, FeatureBeside or FeatureSplit
+		level &= 7
 		want := Range{page & (1<<31 - 1), pages & (1<<31 - 1)}
 		if want.Pages == 0 {
 			return
@@ -119,6 +154,18 @@ func FuzzDecodeNode(f *testing.F) {
 		for _, p := range []int64{want.Page, want.Page + want.Pages/2, want.Page + want.Pages - 1} {
 			if e := FindEntry(entries, p); p < e.Page || p >= e.Page+e.Pages {
 				t.Fatalf("page %d is not in %+v", p, e)
+			}
+		}
+		for _, e := range entries {
+			imageOff, beside := h.InImage(e.PackOff)
+			inPack := e.PackOff >= 0 && e.PackOff+e.Len <= h.PackSize && !beside
+			switch chunk := level == 0 && e.Codec != CodecZero; {
+			case e.Len == 0:
+			case chunk && h.Features == FeatureBeside && (imageOff != e.Page*PageSize || e.Len != e.Pages*PageSize),
+				chunk && h.Features == FeatureSplit && !h.IsOutside(e.Block),
+				!chunk && (!inPack || h.IsOutside(e.Block)),
+				chunk && h.Features == 0 && !inPack:
+				t.Fatalf("level %d, features %d: %+v was accepted", level, h.Features, e)
 			}
 		}
 	})
@@ -227,11 +274,20 @@ func FuzzBodyDecoder(f *testing.F) {
 	})
 }
 
-// FuzzOpen opens and decodes whole files whose header is sealed anew, so that the fuzzer gets at what is behind.
+// FuzzOpen opens and decodes whole files whose header is sealed anew, so that the fuzzer gets at what is behind. beside
+// is the image of a manifest, and the file of every chunk of a split pack.
 func FuzzOpen(f *testing.F) {
 	b := sampleHeader().Encode()
-	f.Add(b, []byte("boot index and what follows"))
-	f.Fuzz(func(t *testing.T, head, rest []byte) {
+	f.Add(b, []byte("boot index and what follows"), []byte{})
+	for _, features := range []uint32{FeatureBeside, FeatureSplit} {
+		m := makeByHand(features)
+		b := m.encode()
+		if features == FeatureSplit {
+			m.image = m.chunks[ChunkName(m.leaf[1].SHA256)]
+		}
+		f.Add(b[:HeaderSize], b[HeaderSize:], m.image)
+	}
+	f.Fuzz(func(t *testing.T, head, rest, beside []byte) {
 		if len(head) < HeaderSize {
 			return
 		}
@@ -246,9 +302,12 @@ func FuzzOpen(f *testing.F) {
 		}
 		seal(file)
 		bounded(t, func() {
-			p, err := Open(bytes.NewReader(file), int64(len(file)))
+			p, err := openInMemory(file, beside, nil)
 			if err != nil {
 				return
+			}
+			if _, ok := p.outside.(memChunks); ok {
+				p.outside = sameChunk(beside)
 			}
 			_ = p.Decode(t.Context(), func(Part) error { return nil })
 		})

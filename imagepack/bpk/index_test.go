@@ -192,6 +192,18 @@ func TestBootIndexRefused(t *testing.T) {
 	}
 }
 
+// A chunk of one page has room for 64 KiB more, and not for a byte beyond.
+func TestBootChunkExcess(t *testing.T) {
+	for _, more := range []int64{0, 1} {
+		h := sampleHeader()
+		h.BootPages, h.Boot.Len = 1, PageSize+maxStoredExcess+more
+		x, err := DecodeBootIndex(h, storedIndex(table(uint64(1), 5, uint64(1), uint64(1), uint64(1), uint64(1), uint64(h.Boot.Len)), 1))
+		if (err == nil) != (more == 0) {
+			t.Errorf("%d bytes more than the limit: %+v, %v", more, x, err)
+		}
+	}
+}
+
 func TestBootIndexLimits(t *testing.T) {
 	ranges := make([]Range, MaxBootRanges+1)
 	for i := range ranges {
@@ -326,7 +338,7 @@ func TestNodeRefused(t *testing.T) {
 	for level := range 2 {
 		e := good()
 		if level > 0 {
-			e[1].Len = 64
+			e[1].Block = Block{PackOff: 600, Len: 64}
 		}
 		b := EncodeNode(e)
 		for i := range e {
@@ -356,6 +368,7 @@ func TestNodeRefused(t *testing.T) {
 		{"chunk without bytes", 0, func(e []Entry) []Entry { e[0].Len = 0; return e }},
 		{"node without bytes", 1, func(e []Entry) []Entry { return e }},
 		{"node too long", 1, func(e []Entry) []Entry { e[1].Len = 8256; return e }},
+		{"node in the header", 1, func(e []Entry) []Entry { e[1].Len, e[0].PackOff = 64, 0; return e }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var corrupt *CorruptError
@@ -366,10 +379,11 @@ func TestNodeRefused(t *testing.T) {
 	}
 	h.PackSize, want = 1<<40, Range{0, 1 << 20}
 	for name, e := range map[string]Entry{
-		"chunk of too many pages": {Block: Block{600, 10, [32]byte{}}, Pages: 1 << 20, Codec: CodecZstd},
-		"chunk of too many bytes": {Block: Block{600, 1 << 30, [32]byte{}}, Pages: 1 << 20, Codec: CodecRaw},
+		"chunk of too many pages":               {Block: Block{600, 10, [32]byte{}}, Pages: 1 << 20, Codec: CodecZstd},
+		"chunk of too many bytes":               {Block: Block{600, 1 << 30, [32]byte{}}, Pages: 256, Codec: CodecRaw},
+		"chunk of too many bytes for its pages": {Block: Block{600, 2*4096 + 65537, [32]byte{}}, Pages: 2, Codec: CodecZstd},
 	} {
-		if _, err := DecodeNode(h, EncodeNode([]Entry{e}), 0, want); err == nil {
+		if _, err := DecodeNode(h, EncodeNode([]Entry{e}), 0, Range{0, e.Pages}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // ManifestSuffix follows the name of an image in the name of its manifest: "root.squashfs.bpm".
@@ -41,6 +42,14 @@ func ChunkName(sum [32]byte) string {
 	return "chunks/" + name[:2] + "/" + name
 }
 
+// An outside is where a pack's chunks lie that are not in the pack file. Safe for concurrent use.
+type outside interface {
+	// read returns the stored bytes of a chunk, unchecked.
+	read(what string, b Block) ([]byte, error)
+	// place names the file that a chunk lies in, and where, for people.
+	place(b Block) (file string, fileOff int64)
+}
+
 // OpenFile opens the pack at path, with what lies beside it: the image of a manifest, the chunks of a split pack.
 // The caller closes what it returns last.
 func OpenFile(path string) (*Pack, io.Closer, error) {
@@ -59,7 +68,7 @@ func OpenFile(path string) (*Pack, io.Closer, error) {
 	return p, closers{f, image}, nil
 }
 
-func openFile(f *os.File, path string) (p *Pack, image *os.File, err error) {
+func openFile(f *os.File, path string) (p *Pack, image io.Closer, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, nil, err
@@ -69,41 +78,91 @@ func openFile(f *os.File, path string) (p *Pack, image *os.File, err error) {
 	}
 	switch {
 	case p.Header.Features&FeatureSplit != 0:
-		dir := filepath.Dir(path)
-		p.outside = func(b Block) ([]byte, error) { return readChunkFile(filepath.Join(dir, ChunkName(b.SHA256)), b) }
+		p.outside = chunkFiles(filepath.Dir(path))
 	case p.Header.Features&FeatureBeside != 0:
 		name, ok := ImageName(path)
 		if !ok {
 			return nil, nil, fmt.Errorf("this is the manifest of an image and must be called like the image with %s behind it", ManifestSuffix)
 		}
-		if image, err = os.Open(name); err != nil {
+		file, size, err := openRegular(name)
+		if err != nil {
 			return nil, nil, fmt.Errorf("the image of the manifest: %w", err)
 		}
-		p.outside = func(b Block) ([]byte, error) {
-			imageOff, _ := p.Header.InImage(b.PackOff)
-			out := make([]byte, b.Len)
-			if _, err := image.ReadAt(out, imageOff); errors.Is(err, io.EOF) {
-				return nil, &CorruptError{name, imageOff, "the file is cut off"}
-			} else if err != nil {
-				return nil, err
-			}
-			return out, nil
+		// Zeros have no chunk: that they are missing at the end shows here only.
+		if want := p.Header.ImageSize; size != want {
+			file.Close()
+			return nil, nil, &CorruptError{What: "image", File: name, Why: fmt.Sprintf("%d bytes instead of the %d of its manifest", size, want)}
 		}
+		p.outside = &besideImage{p.Header, name, file}
+		image = file
 	}
 	return p, image, nil
 }
 
-// readChunkFile reads a chunk's file. One of another length is damaged, and not read further than that tells.
-func readChunkFile(path string, b Block) ([]byte, error) {
-	f, err := os.Open(path)
+// openRegular opens a file that lies beside a pack, which may come from anywhere: a FIFO of that name is not waited for.
+func openRegular(path string) (f *os.File, size int64, err error) {
+	if f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
+// A besideImage is the image file of a manifest.
+type besideImage struct {
+	head *Header
+	path string
+	r    io.ReaderAt
+}
+
+func (i *besideImage) place(b Block) (string, int64) {
+	imageOff, _ := i.head.InImage(b.PackOff)
+	return i.path, imageOff
+}
+
+func (i *besideImage) read(what string, b Block) ([]byte, error) {
+	_, imageOff := i.place(b)
+	out := make([]byte, b.Len)
+	if _, err := i.r.ReadAt(out, imageOff); errors.Is(err, io.EOF) {
+		return nil, &CorruptError{What: what, File: i.path, FileOff: imageOff, Why: "the file is cut off"}
+	} else if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// chunkFiles is the folder of a split pack.
+type chunkFiles string
+
+func (dir chunkFiles) place(b Block) (string, int64) {
+	return filepath.Join(string(dir), ChunkName(b.SHA256)), 0
+}
+
+func (dir chunkFiles) read(what string, b Block) ([]byte, error) {
+	path, _ := dir.place(b)
+	f, size, err := openRegular(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &CorruptError{path, 0, "the file is missing"}
+		return nil, &CorruptError{What: what, File: path, Why: "the file is missing"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, b.Len+1))
+	if size != b.Len {
+		return nil, &CorruptError{What: what, File: path, Why: fmt.Sprintf("%d bytes instead of %d", size, b.Len)}
+	}
+	out := make([]byte, b.Len)
+	if _, err := io.ReadFull(f, out); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return out, nil
 }
 
 type closers []io.Closer

@@ -3,6 +3,7 @@ package bpk
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -15,7 +16,7 @@ type Pack struct {
 	r      io.ReaderAt
 	body   *Body
 
-	outside func(Block) ([]byte, error) // reads chunks that lie in other files, unchecked; nil: see OpenFile
+	outside outside // reads chunks that lie in other files; nil: see OpenFile
 }
 
 // Open reads and checks the header and the boot index of the pack r of size bytes. Of a manifest or a split pack only the
@@ -30,7 +31,7 @@ func Open(r io.ReaderAt, size int64) (*Pack, error) {
 		return nil, err
 	}
 	if h.PackSize != size {
-		return nil, &CorruptError{"pack", 0, fmt.Sprintf("%d bytes long instead of %d: cut off while copying?", size, h.PackSize)}
+		return nil, corrupt("pack", 0, "%d bytes long instead of %d: cut off while copying?", size, h.PackSize)
 	}
 	p := &Pack{Header: h, Digest: Digest(b), r: r, body: NewBody(h)}
 	raw, err := p.block("boot index", h.BootIndex)
@@ -55,14 +56,6 @@ func (p *Pack) block(what string, b Block) ([]byte, error) {
 	return out, nil
 }
 
-// Section returns a reader of the stored bytes of a block of the pack file itself, unchecked.
-func (p *Pack) Section(b Block) (io.Reader, error) {
-	if p.Header.IsOutside(b) {
-		return nil, fmt.Errorf("BUG: block at %d is not in the pack file", b.PackOff)
-	}
-	return io.NewSectionReader(p.r, b.PackOff, b.Len), nil
-}
-
 // Stored returns the stored bytes of a chunk, unchecked.
 func (p *Pack) Stored(what string, b Block) ([]byte, error) {
 	if !p.Header.IsOutside(b) {
@@ -71,7 +64,16 @@ func (p *Pack) Stored(what string, b Block) ([]byte, error) {
 	if p.outside == nil {
 		return nil, fmt.Errorf("BUG: the chunks of this pack lie in other files, and it was opened without them")
 	}
-	return p.outside(b)
+	return p.outside.read(what, b)
+}
+
+// locate makes the error that a chunk is damaged tell of the file that the chunk lies in.
+func (p *Pack) locate(b Block, err error) error {
+	var damaged *CorruptError
+	if p.Header.IsOutside(b) && p.outside != nil && errors.As(err, &damaged) {
+		damaged.File, damaged.FileOff = p.outside.place(b)
+	}
+	return err
 }
 
 // Info returns the JSON that tells how the pack was made, or nil.
@@ -135,7 +137,7 @@ func (p *Pack) Decode(ctx context.Context, f func(Part) error) error {
 				return err
 			}
 			if data, err = dec.Decode(&e, stored, countPages(cold)); err != nil {
-				return err
+				return p.locate(e.Block, err)
 			}
 		}
 		return emit(cold, data, f)
@@ -159,7 +161,7 @@ func (p *Pack) decodeBoot(ctx context.Context, f func(Part) error) error {
 			return err
 		}
 		if buf, err = dec.Decode(buf[:0], p.Boot, c, stored); err != nil {
-			return err
+			return p.locate(c.Block, err)
 		}
 		if err := emit(p.Boot.RangesOf(c), buf, f); err != nil {
 			return err
@@ -190,8 +192,8 @@ func emit(rs []Range, data []byte, f func(Part) error) error {
 }
 
 // Extract writes the image to w, which must read as zeros where nothing is written (a new file of the
-// image's size: zeros at its end are not written either), and
-// compares its SHA-256 by reading it back from r, which must show what was written to w.
+// image's size: zeros at its end are not written either), and compares its SHA-256 by reading it back from r,
+// which must show what was written to w.
 func (p *Pack) Extract(ctx context.Context, w io.WriterAt, r io.ReaderAt) error {
 	err := p.Decode(ctx, func(part Part) error {
 		if part.Data == nil {
@@ -204,11 +206,24 @@ func (p *Pack) Extract(ctx context.Context, w io.WriterAt, r io.ReaderAt) error 
 		return err
 	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(r, 0, p.Header.ImageSize)); err != nil {
+	if _, err := io.Copy(sum, &ctxReader{ctx, io.NewSectionReader(r, 0, p.Header.ImageSize)}); err != nil {
 		return fmt.Errorf("reading the extracted image: %w", err)
 	}
 	if [32]byte(sum.Sum(nil)) != p.Header.ImageSHA256 {
-		return &CorruptError{"image", 0, "the chunks are whole, but the image they make has another SHA-256"}
+		return corrupt("image", 0, "the chunks are whole, but the image they make has another SHA-256")
 	}
 	return nil
+}
+
+// A ctxReader ends when its context does: an image may be 8 TiB of zeros.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(b)
 }

@@ -1,0 +1,124 @@
+package bpk_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"bootprof/imagepack"
+	"bootprof/imagepack/bpk"
+)
+
+// The golden packs, manifests and split packs are of every released format, and stay readable. The digests of a pack and
+// of the image in it stand in the file beside it. They are never written anew: -update writes those that are missing.
+func TestGoldens(t *testing.T) {
+	if *update {
+		writeGoldens(t, filepath.Join("testdata", fmt.Sprintf("v%d.%d", bpk.Major, bpk.Minor)))
+	}
+	for _, form := range []struct {
+		glob     string
+		features uint32
+	}{
+		{"testdata/v*.bpk", 0},
+		{"testdata/v*-manifest/*.bpm", bpk.FeatureBeside},
+		{"testdata/v*-split/*.bpi", bpk.FeatureSplit},
+	} {
+		packs, err := filepath.Glob(form.glob)
+		if err != nil || len(packs) == 0 {
+			t.Fatalf("no golden packs %s: %v", form.glob, err)
+		}
+		for _, path := range packs {
+			t.Run(path, func(t *testing.T) {
+				want, err := os.ReadFile(path + ".sums")
+				if err != nil {
+					t.Fatal(err)
+				}
+				pack, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p, closer, err := bpk.OpenFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closer.Close()
+				image := make([]byte, p.Header.ImageSize)
+				if err := p.Decode(context.Background(), func(part bpk.Part) error {
+					copy(image[part.ImageOff:part.ImageOff+part.Len], part.Data)
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+				if got := sums(pack, image); got != string(want) {
+					t.Errorf("got\n%swant\n%s", got, want)
+				}
+				if p.Header.Features != form.features || p.Header.BootPages == 0 || p.Header.Info.Len == 0 {
+					t.Errorf("features %#x, %d boot pages, info of %d bytes", p.Header.Features, p.Header.BootPages, p.Header.Info.Len)
+				}
+				if name, ok := bpk.ImageName(path); ok { // any program reads the image of a manifest
+					if file, err := os.ReadFile(name); err != nil || !bytes.Equal(file, image) {
+						t.Errorf("%s holds %d bytes and not the image: %v", name, len(file), err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func sums(pack, image []byte) string {
+	return fmt.Sprintf("pack %x\nimage %x\n", sha256.Sum256(pack), sha256.Sum256(image))
+}
+
+// writeGoldens writes a pack at base.bpk, a manifest in base-manifest and a split pack in base-split.
+func writeGoldens(t *testing.T, base string) {
+	t.Helper()
+	missing := func(path string) bool { _, err := os.Stat(path); return err != nil }
+	write := func(path string, b []byte) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeSums := func(path string, image []byte) {
+		pack, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(path+".sums", []byte(sums(pack, image)))
+	}
+	const info = `{"tool":"golden"}`
+	image, boot := testImage(5000, 4300)
+	if name := base + ".bpk"; missing(name) {
+		write(name, makePack(t, image, boot, "erofs", info))
+		writeSums(name, image)
+	}
+
+	// The other forms keep what does not compress in files of its own, so their image is small.
+	image, boot = testImage(40, 12)
+	clear(image[20*page : 30*page])
+	if name := filepath.Join(base+"-manifest", "root.img"); missing(name) {
+		write(name, image)
+		opts := imagepack.WriteOptions{Boot: boot, Info: func(int64) []byte { return []byte(info) }}
+		if _, err := imagepack.WriteManifest(t.Context(), name+bpk.ManifestSuffix, memImage{bytes.NewReader(image), "erofs"}, opts); err != nil {
+			t.Fatal(err)
+		}
+		writeSums(name+bpk.ManifestSuffix, image)
+	}
+	if name := filepath.Join(base+"-split", "root.bpi"); missing(name) {
+		p, err := openBytes(makePack(t, image, boot, "erofs", info))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := imagepack.Split(t.Context(), p, name, nil); err != nil {
+			t.Fatal(err)
+		}
+		writeSums(name, image)
+	}
+}
