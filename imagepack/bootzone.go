@@ -35,7 +35,7 @@ type BootLevel int
 
 // The levels. Sizes are relative to one zstd -19 stream, speeds per core (imagepack/zopt).
 const (
-	BootAuto BootLevel = iota // the best with which a pack does not take longer than mksquashfs with zstd
+	BootAuto BootLevel = iota // the best with which a pack takes about as long as mksquashfs with zstd, or less
 	BootBest                  // 0.98, 1.3 MB/s
 	BootGood                  // 0.99, 2.3 MB/s
 	BootFast                  // 1.03, 4.2 MB/s
@@ -44,7 +44,7 @@ const (
 // Zones of more pages than these are not compressed at the best, or at a good level unless asked for.
 const (
 	autoBestPages = 16 << 10 // 64 MiB
-	autoGoodPages = 80 << 10 // 320 MiB
+	autoGoodPages = 32 << 10 // 128 MiB
 )
 
 func (l BootLevel) effort(zonePages int) zopt.Effort {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/cloop"
@@ -45,6 +46,9 @@ type Input struct {
 	length  int64       // of whole, bytes
 	closers []io.Closer
 
+	inner    []string                // what was taken out of the input, from outside in
+	progress func(done, total int64) // of what OpenInput does; may be nil
+
 	pack   *bpk.Pack              // the input is a pack, and r its image
 	choice *container.ChoiceError // why no image inside the ISO or disk was taken, nil if one was
 	root   *tree.Inode
@@ -53,7 +57,13 @@ type Input struct {
 // OpenInput opens the input at path and unwraps what is in it. inside names the image inside an ISO or the partition of
 // a disk to take (container.Choose); "" takes the one that holds the root. The caller closes the input.
 func OpenInput(ctx context.Context, path, inside string) (*Input, error) {
-	in := &Input{path: path}
+	return OpenInputProgress(ctx, path, inside, nil)
+}
+
+// OpenInputProgress is OpenInput that tells progress how much of the image of a pack is unpacked: the only input whose
+// opening takes long. progress may be nil.
+func OpenInputProgress(ctx context.Context, path, inside string, progress func(done, total int64)) (*Input, error) {
+	in := &Input{path: path, progress: progress}
 	if err := in.open(ctx, inside); err != nil {
 		in.Close()
 		return nil, in.wrap(ctx, err)
@@ -77,6 +87,19 @@ func (in *Input) Close() error {
 	}
 	in.closers = nil
 	return errors.Join(errs...)
+}
+
+// Inner names what was taken out of an ISO, a disk, a cloop or a squashfs that holds nothing but an image, such as
+// "live/filesystem.squashfs (squashfs)"; "" if the input itself was taken.
+func (in *Input) Inner() string {
+	if len(in.inner) == 0 {
+		return ""
+	}
+	kind := in.kind
+	if kind == "" {
+		kind = "no known file system"
+	}
+	return fmt.Sprintf("%s (%s)", strings.Join(in.inner, ", and in it "), kind)
 }
 
 // Pack returns the pack that the input is, or nil.
@@ -144,7 +167,7 @@ func (in *Input) unwrap(ctx context.Context, inside *string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		in.r, in.size = c, c.Size()
+		in.r, in.size, in.inner = c, c.Size(), append(in.inner, "the image in the cloop")
 		return true, nil
 	case container.Detect(in.r, in.size) != "":
 		return in.enter(inside)
@@ -166,7 +189,7 @@ func (in *Input) unpack(ctx context.Context) error {
 		return err
 	}
 	in.closers = append(in.closers, beside)
-	f, err := ExtractTemp(ctx, p, nil)
+	f, err := ExtractTemp(ctx, p, in.progress)
 	if err != nil {
 		return err
 	}
@@ -194,6 +217,7 @@ func (in *Input) enter(inside *string) (bool, error) {
 	}
 	*inside = ""
 	in.r, in.size = part.Open(in.r)
+	in.inner = append(in.inner, part.Name)
 	return true, nil
 }
 
@@ -216,6 +240,7 @@ func (in *Input) nested() (bool, error) {
 	}
 	in.closers = append(in.closers, c)
 	in.r, in.size, in.root = &serialReader{r: c}, file.Size, nil
+	in.inner = append(in.inner, path)
 	return true, nil
 }
 
@@ -232,10 +257,7 @@ func (in *Input) Tree(ctx context.Context) (*tree.Inode, error) {
 	case in.dir:
 		in.root, err = tree.FromDir(ctx, in.path, tree.DirOptions{})
 	case in.tar:
-		var c io.Closer
-		if in.root, c, err = tree.FromTarFile(ctx, in.path, tree.TarOptions{}); err == nil {
-			in.closers = append(in.closers, c)
-		}
+		in.root, err = in.tarTree(ctx)
 	case in.kind == "squashfs":
 		var s *squashfs.Reader
 		if s, err = squashfs.Open(in.r, in.size); err == nil {
@@ -253,9 +275,36 @@ func (in *Input) Tree(ctx context.Context) (*tree.Inode, error) {
 		if kind == "" {
 			kind = "unknown"
 		}
-		err = fmt.Errorf("cannot read the files of an image of %s type; --fs keep packs it as it is", kind)
+		err = fmt.Errorf("cannot read the files of an image of %s type, only pack it as it is, as a bpk with --fs keep", kind)
 	}
 	return in.root, err
+}
+
+// errCompressedImage is what becomes of an image in gzip, xz and the like, where a tar is expected.
+var errCompressedImage = errors.New("compressed, but there is no tar with files in it; if it is an image, uncompress it first")
+
+// tarTree reads a tar. An image often begins with zeros, as the end of a tar does: compressed, it looks like a tar without
+// files.
+func (in *Input) tarTree(ctx context.Context) (*tree.Inode, error) {
+	root, c, err := tree.FromTarFile(ctx, in.path, tree.TarOptions{})
+	var bad *tree.TarError
+	switch compressed := in.compressed(); {
+	case compressed && errors.As(err, &bad) && bad.Entry == "":
+		return nil, fmt.Errorf("%w (%w)", errCompressedImage, err)
+	case err != nil:
+		return nil, err
+	case compressed && len(root.Entries) == 0:
+		return nil, errors.Join(errCompressedImage, c.Close())
+	}
+	in.closers = append(in.closers, c)
+	return root, nil
+}
+
+// compressed tells whether the input does not begin as a plain tar does.
+func (in *Input) compressed() bool {
+	head := make([]byte, 512)
+	n, _ := in.r.ReadAt(head, 0)
+	return !tree.IsTar(head[:n])
 }
 
 // BootOrder returns the boot order of the pack that the input is; it is empty for other inputs.

@@ -65,6 +65,9 @@ func (in *Input) image(ctx context.Context, fs string) (Image, error) {
 			fs = FSErofs
 		}
 		if fs == FSKeep {
+			if err := in.mustBeClean(); err != nil {
+				return nil, err
+			}
 			return openRaw(in.r, in.size, in.kind)
 		}
 	case FSErofs, FSSquashfs:
@@ -99,7 +102,33 @@ func (in *Input) image(ctx context.Context, fs string) (Image, error) {
 		f.Close()
 		return nil, err
 	}
-	return &rawImage{r: f, size: l.Size, kind: "squashfs", segs: l.Segments, closer: f}, nil
+	lost := Losses{Xattrs: l.DroppedXattrs, Times: l.ClampedTimes}
+	return &rawImage{r: f, size: l.Size, kind: "squashfs", segs: l.Segments, closer: f, lost: lost}, nil
+}
+
+// mustBeClean refuses an ext4 that no kernel mounts read-only from a device that cannot be written.
+func (in *Input) mustBeClean() error {
+	if in.kind != "ext4" || in.pack != nil {
+		return nil
+	}
+	if e, err := ext4.Open(in.r, in.size); err == nil && e.Info().NeedsRecovery {
+		return errors.New("ext4 with a journal to replay, which cannot be mounted from a pack: run e2fsck -f on the image, or mount and unmount it once")
+	}
+	return nil
+}
+
+// Losses count what of a tree does not fit in the image made of it. Only a squashfs loses anything.
+type Losses struct {
+	Xattrs int // attributes left out: POSIX ACLs and others of "system."
+	Times  int // of modification, before 1970 or after 2106: set to the nearest that there is
+}
+
+// LossesOf returns what was lost when img was made by Input.Image.
+func LossesOf(img Image) Losses {
+	if r, ok := img.(*rawImage); ok {
+		return r.lost
+	}
+	return Losses{}
 }
 
 // kindOf names what an image is, containers included.
@@ -122,6 +151,7 @@ type rawImage struct {
 	kind   string
 	segs   []imagemap.Segment
 	closer io.Closer // may be nil
+	lost   Losses
 }
 
 func openRaw(r io.ReaderAt, size int64, kind string) (Image, error) {

@@ -5,7 +5,7 @@
 #
 #   scripts/bench-pack.sh [debian] [large]
 #
-# BUILD (default ./build) keeps what is made; ROUNDS (3).
+# BUILD (default ./build) keeps what is made; ROUNDS (3); ONLY, a regular expression, picks rows of the tables.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/longstep.sh"
@@ -32,5 +32,5 @@ for kind in "$@"; do
 	done
 	echo "### $kind"
 	"$build/packbench" --tree "$build/packbench.tree" --bootprof "$build/packbench.bootprof" --work "$build" \
-		--rounds "${ROUNDS:-3}" --json "$build/$kind.packs.json" ${runs[@]+"${runs[@]}"} | tee "$build/$kind.packs.md"
+		--rounds "${ROUNDS:-3}" ${ONLY:+--only "$ONLY"} --json "$build/$kind.packs.json" ${runs[@]+"${runs[@]}"} | tee "$build/$kind.packs.md"
 done

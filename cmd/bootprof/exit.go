@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"strings"
+	"syscall"
 
 	"bootprof/analyzer"
 	"bootprof/imagepack"
@@ -45,6 +46,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &coded):
 		return coded.code
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
+		return mountclient.ExitOther // while an input was unpacked: it is not to blame
 	case errors.As(err, &input), errors.As(err, &version), errors.As(err, &invalid), errors.As(err, &key),
 		errors.Is(err, profiles.ErrNotProfile), errors.Is(err, profiles.ErrCorrupt):
 		return mountclient.ExitFormat

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,9 @@ func (a *app) inspectCmd() *cobra.Command {
 				return &codedError{mountclient.ExitFormat, err}
 			}
 			defer f.Close()
+			if st, err := f.Stat(); err == nil && st.IsDir() {
+				return &imagepack.InputError{Path: args[0], Err: errors.New("this is a directory; name a pack or a profile")}
+			}
 			head := make([]byte, 8)
 			_, _ = io.ReadFull(f, head)
 			if _, err := os.Stat(args[0] + bpk.ManifestSuffix); err == nil || bpk.IsPack(head) {
@@ -106,7 +110,7 @@ func (a *app) inspectPack(path string, asJSON bool) error {
 	fmt.Fprintf(w, "format\t%s\n", r.Format)
 	fmt.Fprintf(w, "digest\t%s\n", r.Digest)
 	fmt.Fprintf(w, "pack\t%s\n", size(r.PackSize))
-	fmt.Fprintf(w, "image\t%s, %s, SHA-256 %s\n", r.Filesystem, size(r.ImageSize), r.ImageSHA256)
+	fmt.Fprintf(w, "image\t%s, %s, SHA-256 %s\n", cmp.Or(r.Filesystem, "no known file system"), size(r.ImageSize), r.ImageSHA256)
 	fmt.Fprintf(w, "boot zone\t%d pages (%s) in %d ranges, stored in %s, %d chunks; %s before it\n", r.BootPages, size(r.BootPages*bpk.PageSize),
 		r.BootRanges, size(r.BootZone), r.BootChunks, size(r.BootStart))
 	fmt.Fprintf(w, "body\t%d chunks in %s\n", r.BodyChunks, size(r.Body))

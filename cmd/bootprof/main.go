@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"bootprof/mountclient"
 )
@@ -66,6 +67,15 @@ func (a *app) command() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "tell more on stderr")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	// An empty value is a variable of a script that is not set: --sign "$KEY" must not mean "not signed".
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) (err error) {
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			if f.Value.String() == "" || f.Value.String() == "[]" {
+				err = usage(cmd, fmt.Errorf("--%s has an empty value", f.Name))
+			}
+		})
+		return err
+	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.recordCmd(), a.analyzeCmd(), a.packCmd(), a.serveCmd(), a.mountCmd(), a.statusCmd(), a.inspectCmd(), a.verifyCmd())
 	return root

@@ -33,8 +33,9 @@ func openPack(path, name string) (*openedPack, error) {
 			p, closer, err = bpk.OpenFile(path + bpk.ManifestSuffix)
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &codedError{mountclient.ExitFormat, err}
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return nil, &codedError{mountclient.ExitFormat, err} // missing, not readable, a directory
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

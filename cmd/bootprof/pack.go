@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -75,7 +76,7 @@ With --format, other forms of the same plan:
   squashfs  an ordinary squashfs in boot order, with a manifest OUT.bpm beside it that mount finds and uses
   split     an index OUT, and beside it a folder "chunks" with a file for each chunk, shared between builds
   sparse    the image with its boot pages only, in the directory OUT, which mount --cache takes over as a warm cache`,
-		Args: args(1, 1, "INPUT"),
+		Args: args(1, 1, "INPUT, and -o OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := p.check(); err != nil {
 				return usage(cmd, err)
@@ -84,19 +85,19 @@ With --format, other forms of the same plan:
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&p.out, "output", "o", "", "what to write, `OUT`")
-	f.StringVar(&p.format, "format", "bpk", "form of the output: `bpk`, squashfs, split or sparse")
-	f.StringVar(&p.fs, "fs", "", "file system of the image inside: `erofs`, squashfs, or keep (the input as it is)")
-	f.StringVar(&p.inside, "inside", "", "the image inside an ISO, or the partition of a disk, to take: its `NAME` or number")
+	f.StringVarP(&p.out, "output", "o", "", "`OUT`, what to write; its directory must exist")
+	f.StringVar(&p.format, "format", "bpk", "`FORM` of the output: bpk, squashfs, split or sparse")
+	f.StringVar(&p.fs, "fs", "", "`KIND` of file system inside: erofs, squashfs, or keep (the input as it is)")
+	f.StringVar(&p.inside, "inside", "", "`NAME` of the image inside an ISO, or name or number of the partition of a disk, to take")
 	f.StringArrayVar(&p.runs, "profile", nil, "a recorded boot, `RUN.bprof`; several may be given, and are merged")
-	f.StringVar(&p.level, "level", "best", "zstd effort for what a boot does not touch: fastest, default, better, best, max")
-	f.StringVar(&p.bootLevel, "boot-level", "auto", "effort for what a boot touches: auto, fast, good, best")
-	f.StringVar(&p.compressor, "compressor", "", "of --format squashfs, unless INPUT is one: `zstd`, gzip, xz, lz4, none")
-	f.IntVar(&p.blockSize, "block-size", 0, "the same: bytes of a block, 4096 to 1048576; without it 131072")
+	f.StringVar(&p.level, "level", "best", "zstd `EFFORT` for what a boot does not touch: fastest, default, better, best, max")
+	f.StringVar(&p.bootLevel, "boot-level", "auto", "`EFFORT` for what a boot touches: auto, fast, good, best")
+	f.StringVar(&p.compressor, "compressor", "", "`NAME` of the compressor of --format squashfs, unless INPUT is one: zstd (also without the flag), gzip, xz, lz4, none")
+	f.IntVar(&p.blockSize, "block-size", 0, "`BYTES` of a block of --format squashfs, unless INPUT is one: 4096 to 1048576; without it 131072")
 	f.StringVar(&p.signKey, "sign", "", "make a signature OUT.minisig with this minisign secret `KEY` file")
 	f.StringVar(&p.signPassword, "sign-password-file", "", "`FILE` with the password of the key; without it, $BOOTPROF_SIGN_PASSWORD")
 	f.StringVar(&p.baseOf, "base", "", "tell what a client that holds the pack `OLD.bpk` downloads")
-	f.IntVar(&p.jobs, "jobs", 0, "compressing threads; 0: one per processor")
+	f.IntVar(&p.jobs, "jobs", 0, "compress with `N` threads; 0: one per processor")
 	return cmd
 }
 
@@ -121,6 +122,8 @@ func (p *packFlags) check() error {
 		return errors.New("--fs is for packs: --format squashfs makes a squashfs")
 	case p.format != "bpk" && p.format != "split" && p.baseOf != "":
 		return errors.New("--base is for --format bpk and split")
+	case p.signPassword != "" && p.signKey == "":
+		return errors.New("--sign-password-file is for --sign KEY, which is missing")
 	case p.format == "sparse" && p.signKey != "":
 		return errors.New("--sign is for what a server gives away, not for --format sparse")
 	}
@@ -143,12 +146,42 @@ type packJob struct {
 	runs  []*profiles.Run
 	in    *imagepack.Input
 	bar   *progress
+
+	mountable bool // the image is a file system that is known
 }
 
-func (a *app) pack(ctx context.Context, input string, flags packFlags) (err error) {
+func (a *app) pack(ctx context.Context, input string, flags packFlags) error {
 	debug.SetMemoryLimit(packMemory)
 	p := &packJob{app: a, packFlags: flags, input: input, began: time.Now()}
+	p.bar = newProgress(a.stderr, "reading "+filepath.Base(input))
+	defer p.bar.close()
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	// Most steps end at once. A boot frame is compressed for up to a minute: nobody waits for it, since what was written
+	// so far has no name and vanishes with the process.
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(interruptGrace):
+		return ctx.Err()
+	}
+}
+
+// interruptGrace is how long an interrupted pack may take to end in an orderly way.
+const interruptGrace = time.Second
+
+// run packs.
+func (p *packJob) run(ctx context.Context) (err error) {
+	flags := p.packFlags
 	// All that can be refused is looked at before anything is written.
+	if err := p.checkOutput(); err != nil {
+		return err
+	}
 	if p.runs, err = readRuns(flags.runs); err != nil {
 		return err
 	}
@@ -163,12 +196,13 @@ func (a *app) pack(ctx context.Context, input string, flags packFlags) (err erro
 		}
 		defer p.base.Close()
 	}
-	if p.in, err = imagepack.OpenInput(ctx, input, flags.inside); err != nil {
+	if p.in, err = imagepack.OpenInputProgress(ctx, p.input, flags.inside, p.bar.set); err != nil {
 		return err
 	}
 	defer p.in.Close()
-	p.bar = newProgress(a.stderr, "packing")
-	defer p.bar.done()
+	if inner := p.in.Inner(); inner != "" && p.fs != imagepack.FSKeep {
+		p.tell("%s: taking %s", p.input, inner)
+	}
 	return packFormats[flags.format](p, ctx)
 }
 
@@ -182,11 +216,14 @@ func (p *packJob) password() (string, error) {
 	}
 	f, err := os.Open(p.signPassword)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("the key's password: %w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	return strings.TrimRight(string(b), "\r\n"), err
+	if err != nil {
+		return "", fmt.Errorf("the key's password: %w", err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
 // image opens the image of the pack and finds its boot order.
@@ -196,6 +233,10 @@ func (p *packJob) image(ctx context.Context) (imagepack.Image, imagepack.WriteOp
 	if err != nil {
 		return nil, opts, err
 	}
+	if p.mountable = img.Filesystem() != ""; !p.mountable {
+		p.say("no file system that is known begins in %s: it is packed as it is, and mount --raw will give it back as a file", p.input)
+	}
+	p.tellLost(imagepack.LossesOf(img))
 	switch {
 	case len(p.runs) > 0:
 		opts.Boot, opts.ImageSHA256, err = p.order(ctx, img)
@@ -212,7 +253,8 @@ func (p *packJob) image(ctx context.Context) (imagepack.Image, imagepack.WriteOp
 
 // order returns the boot order of an image and its SHA-256.
 func (p *packJob) order(ctx context.Context, img imagepack.Image) ([]profiles.Range, [32]byte, error) {
-	sum, err := hashImage(ctx, img)
+	p.bar.step("hashing the image for the profile")
+	sum, err := hashImage(ctx, img, p.bar.set)
 	if err != nil {
 		return nil, sum, err
 	}
@@ -230,7 +272,7 @@ func (p *packJob) info(level string, imageSize int64) func(int64) []byte {
 }
 
 // hashImage returns the SHA-256 of an image, which the profiles are compared with.
-func hashImage(ctx context.Context, img imagepack.Image) ([32]byte, error) {
+func hashImage(ctx context.Context, img imagepack.Image, progress func(done, total int64)) ([32]byte, error) {
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < img.Size(); {
@@ -243,6 +285,7 @@ func hashImage(ctx context.Context, img imagepack.Image) ([32]byte, error) {
 		}
 		h.Write(buf[:n])
 		off += n
+		progress(off, img.Size())
 	}
 	return [32]byte(h.Sum(nil)), nil
 }

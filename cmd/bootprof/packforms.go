@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
+	"bootprof/imagepack/sign"
 	"bootprof/internal/cachefile"
 	"bootprof/profiles"
 )
@@ -20,6 +24,7 @@ func (p *packJob) bpk(ctx context.Context) error {
 		return err
 	}
 	defer img.Close()
+	p.bar.step("packing")
 	st, err := imagepack.Write(ctx, p.out, img, opts)
 	if err != nil {
 		return p.failed(err)
@@ -31,12 +36,14 @@ func (p *packJob) bpk(ctx context.Context) error {
 
 // split writes a pack to a file without a name, or takes the one that the input is, and divides it.
 func (p *packJob) split(ctx context.Context) error {
-	from, err := p.whole(ctx, filepath.Dir(p.out))
+	in := p.in.Pack()
+	from, err := p.whole(ctx, filepath.Dir(p.out), in != nil && !in.Header.Outside())
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	st, err := imagepack.Split(ctx, from.Pack, p.out, nil)
+	p.bar.step("splitting")
+	st, err := imagepack.Split(ctx, from.Pack, p.out, p.bar.set)
 	if err != nil {
 		return p.failed(err)
 	}
@@ -46,12 +53,12 @@ func (p *packJob) split(ctx context.Context) error {
 }
 
 // sparse writes the boot pages as a cache of the pack.
-func (p *packJob) sparse(ctx context.Context) error {
-	dir := p.out
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+func (p *packJob) sparse(ctx context.Context) (err error) {
+	dir, temp := p.out, p.out
+	if _, err := os.Stat(dir); err != nil {
+		temp = filepath.Dir(filepath.Clean(dir))
 	}
-	from, err := p.whole(ctx, dir)
+	from, err := p.whole(ctx, temp, p.in.Pack() != nil)
 	if err != nil {
 		return err
 	}
@@ -65,6 +72,14 @@ func (p *packJob) sparse(ctx context.Context) error {
 		return err
 	}
 	defer img.Close()
+	p.bar.step("writing the boot pages")
+	if temp != dir {
+		defer func() {
+			if err != nil {
+				os.Remove(dir) // only if nothing is in it
+			}
+		}()
+	}
 	err = cachefile.Write(ctx, dir, from.Digest, h.ImageSize, from.Boot.Ranges, func(dst []byte, imageOff int64) error {
 		_, err := img.ReadAt(dst, imageOff)
 		return err
@@ -77,10 +92,11 @@ func (p *packJob) sparse(ctx context.Context) error {
 	return nil
 }
 
-// whole returns the pack of the input: the input itself, or one in a file without a name in dir.
-func (p *packJob) whole(ctx context.Context, dir string) (*openedPack, error) {
-	if in := p.in.Pack(); in != nil && len(p.runs) == 0 && p.fs == "" {
-		return &openedPack{in, nil}, nil
+// whole returns the pack of the input: the input itself, if it can be taken as it is, or one in a file without a name
+// in dir.
+func (p *packJob) whole(ctx context.Context, dir string, asItIs bool) (*openedPack, error) {
+	if asItIs && len(p.runs) == 0 && p.fs == "" {
+		return &openedPack{p.in.Pack(), nil}, nil
 	}
 	img, opts, err := p.image(ctx)
 	if err != nil {
@@ -89,9 +105,10 @@ func (p *packJob) whole(ctx context.Context, dir string) (*openedPack, error) {
 	defer img.Close()
 	f, err := os.CreateTemp(dir, ".bootprof-")
 	if err != nil {
-		return nil, err
+		return nil, p.failed(err)
 	}
 	os.Remove(f.Name())
+	p.bar.step("packing")
 	st, err := imagepack.WriteTo(ctx, f, img, opts)
 	if err != nil {
 		f.Close()
@@ -108,6 +125,7 @@ func (p *packJob) whole(ctx context.Context, dir string) (*openedPack, error) {
 
 // squashfs writes a squashfs in boot order and its manifest.
 func (p *packJob) squashfs(ctx context.Context) error {
+	var hashing sync.Once
 	opts := imagepack.SquashfsOptions{BlockSize: p.blockSize, Compressor: p.compressor, Workers: p.jobs, Progress: p.bar.set}
 	if len(p.runs) > 0 {
 		var err error
@@ -116,6 +134,11 @@ func (p *packJob) squashfs(ctx context.Context) error {
 		}
 		defer opts.Reference.Close()
 		opts.Info = p.info("", opts.Reference.Size())
+	}
+	p.bar.step("laying out")
+	opts.Hashing = func(done, total int64) {
+		hashing.Do(func() { p.bar.step("hashing for the manifest") })
+		p.bar.set(done, total)
 	}
 	st, err := imagepack.WriteSquashfs(ctx, p.in, p.out, opts)
 	if err != nil {
@@ -126,14 +149,7 @@ func (p *packJob) squashfs(ctx context.Context) error {
 	if m.BootPages > 0 {
 		p.tell("boot order: %s to preload from %s", size(m.BootPages*bpk.PageSize), plural(len(p.runs), "run"))
 	}
-	for _, lost := range []struct {
-		n    int
-		what string
-	}{{l.DroppedXattrs, "attributes (POSIX ACLs) that a squashfs cannot hold are left out"}, {l.ClampedTimes, "times before 1970 or after 2106 are moved to the nearest that a squashfs can hold"}} {
-		if lost.n > 0 {
-			p.tell("bootprof: %d %s", lost.n, lost.what)
-		}
-	}
+	p.tellLost(imagepack.Losses{Xattrs: l.DroppedXattrs, Times: l.ClampedTimes})
 	return p.sign(p.out+bpk.ManifestSuffix, m.Digest)
 }
 
@@ -152,21 +168,38 @@ func (p *packJob) reference(ctx context.Context) (imagepack.Image, []profiles.Ra
 	return img, order, nil
 }
 
-// failed names what was being done.
+// tellLost tells what of the input's files did not fit in a squashfs.
+func (p *packJob) tellLost(lost imagepack.Losses) {
+	if n := lost.Xattrs; n > 0 {
+		p.say("left out, since a squashfs cannot hold them: %s (POSIX ACLs)", plural(n, "attribute"))
+	}
+	if n := lost.Times; n > 0 {
+		p.say("moved to the nearest that a squashfs can hold: %s before 1970 or after 2106", plural(n, "time"))
+	}
+}
+
+// failed names what was being done, unless the input is at fault, which names itself.
 func (p *packJob) failed(err error) error {
+	var input *imagepack.InputError
+	if errors.As(err, &input) {
+		return err
+	}
 	return fmt.Errorf("packing %s into %s: %w", p.input, p.out, err)
 }
 
 // tell prints a line for people.
 func (p *packJob) tell(format string, v ...any) {
-	p.bar.done()
-	fmt.Fprintf(p.stderr, format+"\n", v...)
+	p.bar.line(format, v...)
 }
 
 func (p *packJob) tellBoot(st *imagepack.Stats) {
 	switch {
 	case st.BootPages == 0 && p.format == "bpk":
-		p.tell("no boot zone yet: record a boot with\n  bootprof record --image %s -o run.bprof -- COMMAND {dir}\nand pack again with --profile run.bprof", p.out)
+		word := "{dir}" // where the image is mounted
+		if !p.mountable {
+			word = "{}"
+		}
+		p.tell("no boot zone yet: record a boot with\n  bootprof record --image %s -o run.bprof -- COMMAND %s\nand pack again with --profile run.bprof", p.out, word)
 	case st.BootPages > 0:
 		from := "the pack that was given"
 		if len(p.runs) > 0 {
@@ -197,7 +230,11 @@ func (p *packJob) finish(digest [32]byte) error {
 
 // sign signs what was written, if asked for, and prints the digest.
 func (p *packJob) sign(path string, digest [32]byte) error {
+	if old, err := os.ReadFile(path + sign.Suffix); err == nil && p.key == nil && !strings.Contains(string(old), fmt.Sprintf("%x", digest)) {
+		p.say("%s was made for an older %s and does not fit any more: sign with --sign, or remove it", path+sign.Suffix, filepath.Base(path))
+	}
 	if p.key != nil {
+		p.bar.step("signing")
 		name, err := p.key.File(path, digest)
 		if err != nil {
 			return err

@@ -16,8 +16,11 @@ func readRuns(paths []string) ([]*profiles.Run, error) {
 	var out []*profiles.Run
 	for _, p := range paths {
 		run, err := profiles.ReadFile(p)
+		var file *fs.PathError
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &imagepack.InputError{Path: p, Err: errors.New("no such file")}
+		} else if errors.As(err, &file) {
+			err = &imagepack.InputError{Path: p, Err: file.Err}
 		}
 		if err != nil {
 			return nil, err
@@ -89,8 +92,12 @@ func rebase(run *profiles.Run, img imagepack.Image, sha [32]byte, m *imagemap.Ma
 	if run.Header.Coarse {
 		kind = "by path, and coarse: it knows whole compressed blocks only"
 	}
-	say("%s was recorded on another image and is used %s (%d of %d file touches found); a boot recorded on this pack serves better",
-		name, kind, len(run.FileTouches)-lost, len(run.FileTouches))
+	advice := "a boot recorded on this pack serves better"
+	if 2*lost > len(run.FileTouches) {
+		advice = "most of what it touched is not here, so it is of little use: record a boot of this pack"
+	}
+	say("%s was recorded on another image and is used %s (%d of %d file touches found); %s",
+		name, kind, len(run.FileTouches)-lost, len(run.FileTouches), advice)
 	out := &profiles.Run{Header: run.Header, Touches: touches, Marks: run.Marks}
 	out.Header.ImageSHA256, out.Header.ImageSize = sha, img.Size()
 	// Whatever mode it was recorded in: as a run of this image it is one of its kind.

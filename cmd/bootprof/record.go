@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"regexp"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,8 +26,9 @@ func (a *app) recordCmd() *cobra.Command {
 	var image, out, until string
 	var o recorder.Options
 	cmd := &cobra.Command{
-		Use:   "record --image IMAGE -o RUN.bprof [--until REGEX|--until-file PATH|--duration D] -- CMD...",
-		Short: "Record which pages of an image a boot touches",
+		Use:                   "record --image IMAGE -o RUN.bprof [--until REGEX|--until-file PATH|--duration D] -- CMD...",
+		DisableFlagsInUseLine: true, // what follows CMD is CMD's
+		Short:                 "Record which pages of an image a boot touches",
 		Long: `Run CMD and record which pages of IMAGE it touches, and when. In CMD, {} stands for the image as a file,
 {dev} for a read-only loop device on it, and {dir} for a directory where its file system is mounted.
 
@@ -51,7 +56,7 @@ then ended with SIGTERM, later SIGKILL. The run is written even if CMD fails or 
 	}
 	f := cmd.Flags()
 	f.StringVar(&image, "image", "", "the `IMAGE` to record: a pack, or any image file")
-	f.StringVarP(&out, "output", "o", "", "the profile to write, `RUN.bprof`")
+	f.StringVarP(&out, "output", "o", "", "`RUN.bprof`, the profile to write")
 	f.StringVar(&until, "until", "", "stop when a line of CMD's output matches `REGEX`")
 	f.StringVar(&o.UntilFile, "until-file", "", "stop when `PATH` comes to exist")
 	f.DurationVar(&o.Duration, "duration", 0, "stop after this time")
@@ -67,7 +72,16 @@ func (a *app) record(ctx context.Context, image, out string, o recorder.Options)
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil {
+	switch {
+	case err != nil:
+		return err
+	case st.IsDir():
+		return &imagepack.InputError{Path: image, Err: fmt.Errorf("this is a directory: pack it first, with bootprof pack %s -o first.bpk", image)}
+	case sameFile(out, image):
+		return &codedError{mountclient.ExitUsage, fmt.Errorf("-o %s would replace the image", out)}
+	}
+	// Before the boot, not after it: a run that cannot be written is lost.
+	if err := checkWritable(out, false); err != nil {
 		return err
 	}
 	head := make([]byte, 8)
@@ -81,13 +95,19 @@ func (a *app) record(ctx context.Context, image, out string, o recorder.Options)
 			return err
 		}
 		defer p.Close()
-		if f, err = imagepack.ExtractTemp(ctx, p.Pack, nil); err != nil {
+		bar := newProgress(a.stderr, "unpacking "+filepath.Base(image))
+		f, err = imagepack.ExtractTemp(ctx, p.Pack, bar.set)
+		bar.close()
+		if err != nil {
 			return fmt.Errorf("%s: %w", image, err)
 		}
 		defer f.Close()
 		o.Image, o.Size, o.SHA256 = f, p.Header.ImageSize, p.Header.ImageSHA256
 	}
 	kind := fsmagic.Detect(f)
+	if !fsmagic.Mountable(kind) && strings.Contains(strings.Join(o.Command, " "), "{dir}") {
+		return &imagepack.InputError{Path: image, Err: errors.New("{dir} wants a file system to mount, and none begins here: record a pack of it (bootprof pack), or use {} or {dev}")}
+	}
 	if o.Map, err = imagepack.MapOf(f, o.Size, kind); err != nil {
 		return &imagepack.InputError{Path: image, Err: err}
 	}
@@ -95,6 +115,8 @@ func (a *app) record(ctx context.Context, image, out string, o recorder.Options)
 		fmt.Fprintf(a.stderr, "bootprof: %s is compressed, so this run sees whole compressed blocks; a boot recorded on a pack of the same files is exact\n", image)
 	}
 	o.Filesystem, o.Logger = kind, a.log()
+	// A reader of CMD's output that leaves early must not cost the run. Ignored, the signal would be so in CMD, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	run, err := recorder.Record(ctx, o)
 	if run != nil && !errors.Is(err, recorder.ErrNothingRead) {
 		if werr := profiles.WriteFile(out, run); werr != nil {

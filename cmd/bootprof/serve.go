@@ -23,6 +23,9 @@ func (a *app) serveCmd() *cobra.Command {
 (nginx, Apache, Caddy, an object store) does as well.`,
 		Args: args(1, 1, "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, _, err := net.SplitHostPort(listen); err != nil {
+				return usage(cmd, fmt.Errorf("--listen %s: want ADDRESS:PORT or :PORT", listen))
+			}
 			root, err := os.OpenRoot(args[0])
 			if err != nil {
 				return &codedError{mountclient.ExitSetup, err}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"text/tabwriter"
 
@@ -24,6 +25,9 @@ func (a *app) statusCmd() *cobra.Command {
 			}
 			if len(args) == 0 {
 				if asJSON {
+					if all == nil {
+						all = []mountclient.Status{}
+					}
 					return json.NewEncoder(a.stdout).Encode(all)
 				}
 				return a.printStatus(all)
@@ -54,7 +58,11 @@ func (a *app) statusCmd() *cobra.Command {
 
 func (a *app) printStatus(all []mountclient.Status) error {
 	if len(all) == 0 {
-		fmt.Fprintln(a.stderr, "no bootprof mounts")
+		what := "no bootprof mounts"
+		if os.Geteuid() != 0 {
+			what += " that this user may see: ask with sudo"
+		}
+		fmt.Fprintln(a.stderr, what)
 		return nil
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)

@@ -37,17 +37,26 @@ beside it, too. A URL is downloaded to a temporary directory first.`,
 
 func (a *app) verify(ctx context.Context, name, pubkey string) error {
 	path := name
-	remote := strings.Contains(name, "://")
-	if remote {
-		dir, err := os.MkdirTemp("", "bootprof-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		if path, err = a.fetch(ctx, name, dir, pubkey != ""); err != nil {
-			return err
-		}
+	if !strings.Contains(name, "://") {
+		return a.verifyFile(ctx, path, name, pubkey)
 	}
+	dir, err := os.MkdirTemp("", "bootprof-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if path, err = a.fetch(ctx, name, dir, pubkey != ""); err != nil {
+		return err
+	}
+	if err = a.verifyFile(ctx, path, name, pubkey); err != nil && ctx.Err() == nil {
+		// The copy is gone by the time this is read: what is damaged is named as on the server.
+		return &codedError{exitCode(err), errors.New(strings.ReplaceAll(err.Error(), dir+"/", name[:strings.LastIndexByte(name, '/')+1]))}
+	}
+	return err
+}
+
+// verifyFile verifies the pack at path; name stands for it.
+func (a *app) verifyFile(ctx context.Context, path, name, pubkey string) error {
 	p, err := openPack(path, name)
 	if err != nil {
 		return err
@@ -62,7 +71,7 @@ func (a *app) verify(ctx context.Context, name, pubkey string) error {
 		}
 	}
 	bar := newProgress(a.stderr, "verifying")
-	defer bar.done()
+	defer bar.close()
 	image, err := imagepack.ExtractTemp(ctx, p.Pack, bar.set)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -70,16 +79,23 @@ func (a *app) verify(ctx context.Context, name, pubkey string) error {
 	image.Close()
 	if file, ok := bpk.ImageName(path); ok && p.Header.Features&bpk.FeatureBeside != 0 {
 		// Zeros have no chunk: what is in their place in the file shows in its own hash only.
-		if err := checkImage(file, p.Header.ImageSHA256); err != nil {
+		bar.step("hashing the image")
+		if err := checkImage(ctx, file, p.Header.ImageSHA256, bar.set); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	bar.done()
-	signed := ""
+	bar.close()
+	what, signed := size(p.Header.PackSize), ""
+	switch {
+	case p.Header.Features&bpk.FeatureBeside != 0:
+		what = "manifest of " + what
+	case p.Header.Features&bpk.FeatureSplit != 0:
+		what = "index of " + what + " and its chunk files"
+	}
 	if pubkey != "" {
 		signed = ", signed with the key"
 	}
-	fmt.Fprintf(a.stderr, "%s is whole: %s, image of %s%s\n", name, size(p.Header.PackSize), size(p.Header.ImageSize), signed)
+	fmt.Fprintf(a.stderr, "%s is whole: %s, image of %s%s\n", name, what, size(p.Header.ImageSize), signed)
 	fmt.Fprintf(a.stdout, "sha256:%x\n", p.Digest)
 	return nil
 }
@@ -87,7 +103,7 @@ func (a *app) verify(ctx context.Context, name, pubkey string) error {
 // fetch downloads a pack with all that belongs to it into dir and returns its path there.
 func (a *app) fetch(ctx context.Context, name, dir string, signed bool) (string, error) {
 	bar := newProgress(a.stderr, "downloading")
-	defer bar.done()
+	defer bar.close()
 	path, err := mountclient.Fetch(ctx, name, dir, a.log(), bar.set)
 	if err != nil || !signed {
 		return path, err
@@ -124,22 +140,42 @@ func checkSignature(path, pubkey string, digest [32]byte) error {
 	}
 	err = sign.Check(path, sig, pubkey, digest)
 	var mismatch *sign.MismatchError
-	if errors.As(err, &mismatch) {
+	var key *sign.KeyError
+	switch {
+	case errors.As(err, &mismatch):
 		return &codedError{mountclient.ExitTrust, err}
+	case errors.As(err, &key):
+		return &codedError{mountclient.ExitUsage, fmt.Errorf("--pubkey: %w", err)} // as mount has it
 	}
 	return err
 }
 
 // checkImage compares the SHA-256 of an image file.
-func checkImage(path string, want [32]byte) error {
+func checkImage(ctx context.Context, path string, want [32]byte, progress func(done, total int64)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
+	st, err := f.Stat()
+	if err != nil {
 		return err
+	}
+	sum := sha256.New()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.CopyN(sum, f, 4<<20)
+		if done, _ := f.Seek(0, io.SeekCurrent); n > 0 {
+			progress(done, st.Size())
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if [32]byte(sum.Sum(nil)) != want {
 		return &bpk.CorruptError{What: path, Why: "its SHA-256 is not that of the manifest"}

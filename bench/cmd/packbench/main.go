@@ -16,6 +16,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"bootprof/bench/packing"
@@ -26,6 +28,7 @@ const base = "mksquashfs zstd"
 
 type flags struct {
 	tree, bootprof, work, json string
+	only                       *regexp.Regexp // nil: all
 	runs                       []string
 	rounds                     int
 }
@@ -39,6 +42,10 @@ func main() {
 	})
 	flag.StringVar(&f.bootprof, "bootprof", "bootprof", "bootprof `BINARY` to measure")
 	flag.StringVar(&f.work, "work", "", "`DIR` for the images; default: the one for temporary files")
+	flag.Func("only", "measure only the builders whose name matches `REGEX`", func(s string) (err error) {
+		f.only, err = regexp.Compile(s)
+		return err
+	})
 	flag.StringVar(&f.json, "json", "", "write all runs to `FILE`, too")
 	flag.IntVar(&f.rounds, "rounds", 3, "rounds of all builders")
 	flag.Parse()
@@ -77,6 +84,9 @@ func builders(f flags, squashfs string) []packing.Builder {
 	out = append(out,
 		packing.Builder{Name: "bootprof pack --format squashfs", Args: pack(append(f.runs, "--format", "squashfs")...)},
 		packing.Builder{Name: "the same of the zstd squashfs", Args: append([]string{f.bootprof, "pack", squashfs, "-o", packing.Out, "--format", "squashfs"}, f.runs...)})
+	if f.only != nil {
+		out = slices.DeleteFunc(out, func(b packing.Builder) bool { return !f.only.MatchString(b.Name) })
+	}
 	return out
 }
 
