@@ -104,8 +104,8 @@ func newFrameEncoder(effort zopt.Effort) (*frameEncoder, error) {
 }
 
 // encode compresses the pages of ranges, which make one frame, in chunks of the given pages, and checks that they come
-// back.
-func (e *frameEncoder) encode(img io.ReaderAt, ranges []bpk.Range, sizes []int) (zoneFrame, error) {
+// back. progress is told of every chunk.
+func (e *frameEncoder) encode(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, sizes []int, progress func(pages int64)) (zoneFrame, error) {
 	e.plain = e.plain[:0]
 	for _, r := range ranges {
 		n, end := len(e.plain), len(e.plain)+int(r.Pages)*bpk.PageSize
@@ -122,6 +122,9 @@ func (e *frameEncoder) encode(img io.ReaderAt, ranges []bpk.Range, sizes []int) 
 	}
 	e.zstd.Reset()
 	for i, pages := range sizes {
+		if err := context.Cause(ctx); err != nil {
+			return zoneFrame{}, err
+		}
 		src := data[:pages*bpk.PageSize]
 		data = data[len(src):]
 		stored, err := e.zstd.Chunk(nil, src, i == len(sizes)-1)
@@ -129,6 +132,7 @@ func (e *frameEncoder) encode(img io.ReaderAt, ranges []bpk.Range, sizes []int) 
 			return zoneFrame{}, err
 		}
 		f.chunks = append(f.chunks, zoneChunk{slices.Clip(stored), pages})
+		progress(int64(pages))
 	}
 	return f, checkFrame(f, ranges, e.plain)
 }
@@ -227,7 +231,7 @@ func splitFrames(ranges []bpk.Range, framePages int64) [][]bpk.Range {
 }
 
 // encodeZone compresses the boot zone, frames of framePages in parallel. All goroutines have ended when it returns; after
-// an error, or if ctx ends, that is when the frames in work are done. Memory: a frameEncoder per worker, and the
+// an error, or if ctx ends, that is when the chunks in work are done. Memory: a frameEncoder per worker, and the
 // compressed zone.
 func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, framePages int64, level BootLevel, workers int, progress func(pages int64)) ([]zoneFrame, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -253,13 +257,12 @@ func encodeZone(ctx context.Context, img io.ReaderAt, ranges []bpk.Range, frameP
 					n += int(r.Pages)
 				}
 				if err == nil {
-					out[i], err = enc.encode(img, frames[i], chunkSizes(n, total, i == 0))
+					out[i], err = enc.encode(ctx, img, frames[i], chunkSizes(n, total, i == 0), progress)
 				}
 				if err != nil {
 					cancel(err)
 					return
 				}
-				progress(int64(n))
 			}
 		})
 	}

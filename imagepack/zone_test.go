@@ -2,6 +2,7 @@ package imagepack
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"reflect"
@@ -137,7 +138,7 @@ func encodeFrame(img io.ReaderAt, ranges []bpk.Range, sizes []int, effort zopt.E
 	if err != nil {
 		return zoneFrame{}, err
 	}
-	return e.encode(img, ranges, sizes)
+	return e.encode(context.Background(), img, ranges, sizes, func(int64) {})
 }
 
 // A frame is the same whatever the encoder compressed before.
@@ -149,7 +150,7 @@ func TestFrameEncoderForgets(t *testing.T) {
 	}
 	for i, r := range []bpk.Range{{Page: 0, Pages: 100}, {Page: 30, Pages: 3}, {Page: 7, Pages: 150}, {Page: 0, Pages: 100}} {
 		sizes := chunkSizes(int(r.Pages), 200, i == 0)
-		got, err := e.encode(newMemImage(image), []bpk.Range{r}, sizes)
+		got, err := e.encode(context.Background(), newMemImage(image), []bpk.Range{r}, sizes, func(int64) {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,7 @@ type Mounted struct {
 	stop   context.CancelFunc
 	parts  sync.WaitGroup
 	failed atomic.Pointer[error] // of the first read that failed
+	device uint64                // of the file system at Dir, once it is mounted
 }
 
 // SetupError tells what this machine or the arguments lack for a mount.
@@ -93,6 +94,7 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 		m.end()
 		return nil, err
 	}
+	m.device, _ = deviceOf(opts.Dir)
 	if err := m.serveStatus(run); err != nil {
 		opts.Log.Warn("no status socket", "error", err)
 	}
@@ -257,6 +259,13 @@ func (m *Mounted) mountLoop(file *os.File, fs string) (calm func(context.Context
 	}, nil
 }
 
+// deviceOf returns the number of the file system at dir.
+func deviceOf(dir string) (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Stat(dir, &st)
+	return uint64(st.Dev), err
+}
+
 // read is what the image file answers READs with.
 func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (int, error) {
 	const page = 4096
@@ -287,8 +296,12 @@ func (m *Mounted) Wait() error {
 	return m.end()
 }
 
-// Unmount unmounts Dir; Wait then returns. It fails while Dir is in use.
+// Unmount unmounts Dir; Wait then returns. It fails while Dir is in use. A mount at Dir that is not this one's, which is
+// gone then, is left alone.
 func (m *Mounted) Unmount() error {
+	if dev, err := deviceOf(m.opts.Dir); err == nil && dev != m.device {
+		return nil
+	}
 	if err := unix.Unmount(m.opts.Dir, 0); err != nil {
 		return fmt.Errorf("unmounting %s: %w", m.opts.Dir, err)
 	}

@@ -120,8 +120,15 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 		tell(ExitOK, "")
 		leaveTerminal(opts.Log)
 	}
-	go unmountOnSignal(ctx, m, opts.Log)
-	if err := m.Wait(); err != nil {
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		unmountOnSignal(ctx, ended, m, opts.Log)
+	}()
+	err = m.Wait()
+	close(ended)
+	<-watched // before cancel: that it ends is no signal
+	if err != nil {
 		return fail(stderr, err)
 	}
 	return ExitOK
@@ -143,10 +150,14 @@ func leaveTerminal(log *slog.Logger) {
 	_ = syscall.Dup3(int(f.Fd()), int(os.Stderr.Fd()), 0)
 }
 
-// unmountOnSignal unmounts when the process is told to end. While the mount is in use it stays: whoever
-// uses it must not lose it.
-func unmountOnSignal(ctx context.Context, m *Mounted, log *slog.Logger) {
-	<-ctx.Done()
+// unmountOnSignal unmounts when the process is told to end, which ends ctx, and returns when the mount has ended. While
+// the mount is in use it stays: whoever uses it must not lose it.
+func unmountOnSignal(ctx context.Context, ended <-chan struct{}, m *Mounted, log *slog.Logger) {
+	select {
+	case <-ctx.Done():
+	case <-ended:
+		return
+	}
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
 	for {
@@ -155,6 +166,10 @@ func unmountOnSignal(ctx context.Context, m *Mounted, log *slog.Logger) {
 		} else {
 			return
 		}
-		<-again
+		select {
+		case <-again:
+		case <-ended:
+			return
+		}
 	}
 }

@@ -45,6 +45,17 @@ func run(args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bootprof: want URL and DIR, got %d arguments (see bootprof-mount -h)\n", fs.NArg())
 		return mountclient.ExitUsage
 	}
+	err := mountclient.CheckArgs(fs.Arg(0), fs.Arg(1), o, *memory)
+	// An empty value is a variable of a script that is not set: -pubkey "$KEY" must not mean "any pack".
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			err = fmt.Errorf("-%s has an empty value", f.Name)
+		}
+	})
+	if err != nil {
+		fmt.Fprintf(stderr, "bootprof: %v (see bootprof-mount -h)\n", err)
+		return mountclient.ExitUsage
+	}
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug

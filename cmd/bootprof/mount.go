@@ -1,10 +1,7 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +24,7 @@ mount; it ends when DIR is unmounted with umount(8). While DIR is mounted, a fau
 readers wait and never fails a read, unless --timeout says so.`,
 		Args: args(2, 2, "URL and DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkMount(args[0], args[1], o, memory); err != nil {
+			if err := mountclient.CheckArgs(args[0], args[1], o, memory); err != nil {
 				return usage(cmd, err)
 			}
 			dir, err := filepath.Abs(args[1])
@@ -57,19 +54,4 @@ readers wait and never fails a read, unless --timeout says so.`,
 	f.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	f.BoolVar(&foreground, "foreground", false, "stay in the foreground until DIR is unmounted")
 	return cmd
-}
-
-// checkMount refuses arguments that mean nothing.
-func checkMount(url, dir string, o mountclient.MountOptions, memoryMiB int) error {
-	switch {
-	case !strings.Contains(url, "://") && strings.Contains(dir, "://"):
-		return fmt.Errorf("want URL and DIR in this order, got %q and %q", url, dir)
-	case !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://"):
-		return fmt.Errorf("URL %q: want http://HOST/PATH or https://HOST/PATH", url)
-	case memoryMiB < 1:
-		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
-	case o.StartTimeout < 0 || o.Timeout < 0:
-		return errors.New("--timeout and --start-timeout: want 0 or more")
-	}
-	return nil
 }

@@ -1,0 +1,23 @@
+package mountclient
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// CheckArgs refuses arguments of a mount command that mean nothing, before anything is done. memoryMiB is what
+// MemoryBytes comes from.
+func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
+	switch {
+	case !strings.Contains(url, "://") && strings.Contains(dir, "://"):
+		return fmt.Errorf("want URL and DIR in this order, got %q and %q", url, dir)
+	case !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://"):
+		return fmt.Errorf("URL %q: want http://HOST/PATH or https://HOST/PATH", url)
+	case memoryMiB < 1:
+		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
+	case o.StartTimeout < 0 || o.Timeout < 0:
+		return errors.New("--timeout and --start-timeout: want 0 or more")
+	}
+	return nil
+}
