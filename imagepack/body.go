@@ -113,7 +113,7 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 	return entries, sum, nil
 }
 
-// BodyMax is a level beyond the library's best: the boot zone's own compressor, at a tenth of the speed.
+// BodyMax is a level beyond the library's best: the boot zone's own compressor, at a quarter of the speed.
 const BodyMax zstd.EncoderLevel = 100
 
 // A chunkEncoder makes one zstd frame of a chunk. Not safe for concurrent use.

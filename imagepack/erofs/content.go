@@ -146,7 +146,7 @@ func (o *openContent) readCompressed(p []byte, pos int64) (int, error) {
 	default:
 		if o.data == nil {
 			key := blockKey{e.imageOff, e.imageLen, e.length, e.alg, e.partial}
-			data, err := im.cache.get(key, func() ([]byte, error) {
+			data, err := im.cache.Get(key, func() ([]byte, error) {
 				dst := make([]byte, e.length)
 				return dst, im.unpack(dst, e)
 			})

@@ -154,23 +154,3 @@ func FuzzCodecs(f *testing.F) {
 		}
 	})
 }
-
-// TestCacheBound fills a cache over its limit.
-func TestCacheBound(t *testing.T) {
-	c := newBlockCache(1000)
-	loads := 0
-	get := func(i int) {
-		data, err := c.get(blockKey{int64(i), 1}, func() ([]byte, error) { loads++; return make([]byte, 300), nil })
-		if err != nil || len(data) != 300 {
-			t.Fatalf("%d bytes, %v", len(data), err)
-		}
-	}
-	for i := range 10 {
-		get(i)
-		get(i)
-		get(0) // stays, being used
-	}
-	if loads != 10 || c.used > 1000 || len(c.items) != c.lru.Len() || c.used != 300*len(c.items) {
-		t.Errorf("%d loads, %d bytes, %d and %d blocks", loads, c.used, len(c.items), c.lru.Len())
-	}
-}

@@ -145,7 +145,7 @@ func (o *openContent) load(key blockKey) error {
 		return nil
 	}
 	r := o.c.r
-	data, err := r.cache.get(key, func() ([]byte, error) {
+	data, err := r.cache.Get(key, func() ([]byte, error) {
 		dst := make([]byte, r.super.blockSize)
 		n, err := r.readData(dst, key)
 		return dst[:n], err

@@ -46,7 +46,7 @@ func (r *Reader) metaBlock(imageOff, limit int64, cache *blockCache) ([]byte, in
 	if cache == nil {
 		data, err = load()
 	} else {
-		data, err = cache.get(blockKey{imageOff, uint32(word)}, load)
+		data, err = cache.Get(blockKey{imageOff, uint32(word)}, load)
 	}
 	return data, stored + 2, err
 }
