@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"bootprof/mountclient"
 )
 
 // privateEnv says that this process has a mount namespace of its own.
@@ -72,12 +75,22 @@ func mountinfo() (out [][]string) {
 	return out
 }
 
+// oneByOne runs scripts one after the other: `bootprof status` shows every client of the machine.
+type oneByOne struct{ *testing.T }
+
+func (oneByOne) Parallel()     {}
+func (oneByOne) Verbose() bool { return testing.Verbose() }
+
+func (t oneByOne) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(oneByOne{t}) })
+}
+
 // The scripts in testdata show every command; they are examples, too.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("recording and mounting need root")
 	}
-	testscript.Run(t, testscript.Params{
+	testscript.RunT(oneByOne{t}, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -88,8 +101,9 @@ func TestScripts(t *testing.T) {
 			}
 			defer l.Close()
 			env.Setenv("ADDR", l.Addr().String()) // free, for `bootprof serve --listen $ADDR`
-			work := env.WorkDir
+			work := env.WorkDir + "/"             // the name of another script's directory may begin with this one's
 			env.Defer(func() {
+				defer awaitNoClients(t)
 				for _, f := range mountinfo() {
 					if strings.HasPrefix(f[4], work) {
 						t.Errorf("left mounted: %s", f[4])
@@ -103,6 +117,17 @@ func TestScripts(t *testing.T) {
 			"fails": cmdFails, "patch": cmdPatch, "reseal": cmdReseal, "await": cmdAwait,
 		},
 	})
+}
+
+// awaitNoClients waits until the clients of a script have ended, which they do soon after the unmount.
+func awaitNoClients(t *testing.T) {
+	var left []string
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if left, _ = filepath.Glob(mountclient.DefaultRunDir + "/*"); len(left) == 0 {
+			return
+		}
+	}
+	t.Errorf("clients that did not end: %q", left)
 }
 
 // cmdFails is `fails CODE COMMAND...`: the command ends with the exit code and says one line on stderr, which
