@@ -12,12 +12,21 @@ func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
 	switch {
 	case !strings.Contains(url, "://") && strings.Contains(dir, "://"):
 		return fmt.Errorf("want URL and DIR in this order, got %q and %q", url, dir)
-	case !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://"):
-		return fmt.Errorf("URL %q: want http://HOST/PATH or https://HOST/PATH", url)
+	case checkURLs(url) != nil:
+		return checkURLs(url)
 	case memoryMiB < 1:
 		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
 	case o.StartTimeout < 0 || o.Timeout < 0:
 		return errors.New("--timeout and --start-timeout: want 0 or more")
+	}
+	return nil
+}
+
+func checkURLs(list string) error {
+	for _, url := range SplitURLs(list) {
+		if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") && !strings.HasPrefix(url, "file:///") {
+			return fmt.Errorf("URL %q: want http://HOST/PATH, https://HOST/PATH or file:///PATH", url)
+		}
 	}
 	return nil
 }

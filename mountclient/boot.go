@@ -23,6 +23,7 @@ type bootZone struct {
 	store   *store
 	pushed  func([]bpk.Range) // told of every chunk's pages once they are in the store
 	decoded atomic.Int64
+	stuck   atomic.Int64 // since when a chunk has been damaged, Unix nanoseconds; 0: none
 
 	mu sync.Mutex // guards again: one frame is decoded anew at a time
 }
@@ -63,30 +64,24 @@ func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst 
 		return dst, err
 	}
 	out, err := dec.Decode(dst, z.index, c, stored)
-	for wait := 100 * time.Millisecond; isCorrupt(err); wait = min(2*wait, maxRetryWait) {
-		z.damaged.Add(1)
-		if !z.net.used() && wait > time.Second {
-			return dst, z.at.explain(c.Block, err)
-		}
-		z.net.log.Warn("damaged chunk, fetching it again", "from", z.at.where(c.Block), "error", err)
-		if stored, err = z.at.fetch(ctx, c.Block); err != nil {
-			return dst, err
-		}
-		if err = bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, stored); err == nil {
-			if err := z.at.replace(c.Block, stored); err != nil {
-				return dst, err
-			}
-			out, err = z.fromFrameStart(dec, i, dst)
-			if isCorrupt(err) { // whole, and still not decodable: the pack was made so
-				return dst, err
-			}
-			return out, err
-		}
-		if !sleep(ctx, wait) {
-			return dst, context.Cause(ctx)
-		}
+	if !isCorrupt(err) {
+		return out, err
 	}
-	return out, err
+	z.damaged.Add(1)
+	check := func(raw []byte) error {
+		return bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, raw)
+	}
+	z.stuck.Store(time.Now().UnixNano())
+	defer z.stuck.Store(0)
+	// Options.Timeout is for readers, see Client.await: the zone goes on when the server has mended its bytes.
+	patient := func(since time.Duration) bool { return z.net.used() || z.net.patient(since) }
+	if stored, err = z.at.again(ctx, c.Block, z.at.source(c.Block), check, err, patient); err != nil {
+		return dst, err
+	}
+	if err := z.at.replace(c.Block, stored); err != nil {
+		return dst, err
+	}
+	return z.fromFrameStart(dec, i, dst) // whole, and if it is still not decodable, the pack was made so
 }
 
 // fromFrameStart decodes chunk i after all earlier chunks of its frame.

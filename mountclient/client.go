@@ -224,6 +224,9 @@ func (c *Client) await(ctx context.Context, arrival <-chan struct{}) error {
 			if time.Since(c.fetch.latest(begin)) >= c.opts.Timeout {
 				return fmt.Errorf("%s: nothing came for %v", c.shown, c.opts.Timeout)
 			}
+			if since := c.zone.stuck.Load(); since != 0 && time.Since(time.Unix(0, since)) >= c.opts.Timeout {
+				return fmt.Errorf("%s: damaged for %v", c.shown, c.opts.Timeout)
+			}
 		}
 	}
 }
@@ -236,7 +239,7 @@ func (c *Client) Close() error {
 		c.demand.running.Wait()
 		c.demand.dec.Close()
 	}
-	c.fetch.src.client.CloseIdleConnections()
+	c.fetch.close()
 	var errs []error
 	if c.cache != nil {
 		errs = append(errs, c.cache.close())

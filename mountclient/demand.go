@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"bootprof/imagepack/bpk"
 )
@@ -149,6 +148,7 @@ func adjacent(fs []*flight) []*flight {
 func (d *demand) load(group []*flight) {
 	first, last := group[0].entry, group[len(group)-1].entry
 	var raw []byte
+	var src *httpSource
 	var err error
 	if len(group) == 1 && d.at.inImage(first.Block) {
 		raw = d.at.early(first.Block) // from the image's opening, or a gap between boot pages
@@ -156,27 +156,38 @@ func (d *demand) load(group []*flight) {
 	if raw == nil && first.Len > 0 {
 		b := first.Block
 		b.Len = last.PackOff + last.Len - first.PackOff
-		raw, err = d.at.fetch(d.ctx, b)
+		raw, src, err = d.at.fetch(d.ctx, b, nil)
 	}
 	for _, f := range group {
-		if err == nil {
-			n := f.entry.Len
-			if len(group) == 1 {
-				n = int64(len(raw)) // a file of its own may be of another length
-			}
-			f.err = d.keep(&f.entry, raw[:n])
-			raw = raw[n:]
-		} else {
-			f.err = err
+		if err != nil {
+			d.land(f, err)
+			continue
 		}
-		d.mu.Lock()
-		delete(d.flights, f.entry.Page)
-		d.mu.Unlock()
-		close(f.done)
+		n := f.entry.Len
+		if len(group) == 1 {
+			n = int64(len(raw)) // a file of its own may be of another length
+		}
+		stored := raw[:n]
+		raw = raw[n:]
+		damaged := d.keep(&f.entry, stored)
+		if !isCorrupt(damaged) {
+			d.land(f, damaged)
+			continue
+		}
+		d.running.Go(func() { d.land(f, d.mend(&f.entry, stored, src, damaged)) }) // its neighbours do not wait
 	}
 }
 
-// keep decodes a chunk into the store. A damaged one is fetched again until it is whole.
+// land wakes the readers of a chunk.
+func (d *demand) land(f *flight, err error) {
+	f.err = err
+	d.mu.Lock()
+	delete(d.flights, f.entry.Page)
+	d.mu.Unlock()
+	close(f.done)
+}
+
+// keep decodes a chunk into the store.
 func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 	cold := d.boot.ColdRanges(e.Page, e.Pages)
 	var data []byte
@@ -186,25 +197,8 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 			n += r.Pages
 		}
 		var err error
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
-			if data, err = d.dec.Decode(e, stored, n); err == nil {
-				break
-			}
-			d.damaged.Add(1)
-			whole := bpk.CheckBlock("body chunk", e.Block, stored) == nil // then the pack was made so
-			if whole {
-				return err
-			}
-			if !d.net.used() && wait > time.Second {
-				return d.at.explain(e.Block, err)
-			}
-			d.net.log.Warn("damaged chunk, fetching it again", "from", d.at.where(e.Block), "error", err)
-			if !sleep(d.ctx, wait) {
-				return context.Cause(d.ctx)
-			}
-			if stored, err = d.at.fetch(d.ctx, e.Block); err != nil {
-				return err
-			}
+		if data, err = d.dec.Decode(e, stored, n); err != nil {
+			return err
 		}
 	}
 	if err := d.store.put(cold, data); err != nil {
@@ -214,23 +208,35 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 	return nil
 }
 
+// mend fetches a damaged chunk until it is whole, and keeps it.
+func (d *demand) mend(e *bpk.Entry, stored []byte, src *httpSource, damaged error) error {
+	d.damaged.Add(1)
+	what := fmt.Sprintf("body chunk of pages %d to %d", e.Page, e.Page+e.Pages-1)
+	check := func(raw []byte) error { return bpk.CheckBlock(what, e.Block, raw) }
+	if check(stored) == nil { // then the pack was made so
+		return damaged
+	}
+	stored, err := d.at.again(d.ctx, e.Block, src, check, damaged, d.net.patient)
+	if err != nil {
+		return err
+	}
+	return d.keep(e, stored)
+}
+
 // node fetches a node of the body index, unless the preload has brought it. The caller checks its digest; a damaged
 // one is fetched again first.
 func (d *demand) node(what string, b bpk.Block) ([]byte, error) {
 	if raw := d.at.early(b); raw != nil {
 		return raw, nil
 	}
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
-		raw, err := d.at.fetch(d.ctx, b)
-		if err != nil {
-			return nil, err
-		}
-		if err := bpk.CheckBlock(what, b, raw); err == nil || !d.net.used() && wait > time.Second {
-			return raw, err
-		}
-		d.damaged.Add(1)
-		if !sleep(d.ctx, wait) {
-			return nil, context.Cause(d.ctx)
-		}
+	raw, src, err := d.at.fetch(d.ctx, b, nil)
+	if err != nil {
+		return nil, err
 	}
+	check := func(raw []byte) error { return bpk.CheckBlock(what, b, raw) }
+	if damaged := check(raw); damaged != nil {
+		d.damaged.Add(1)
+		return d.at.again(d.ctx, b, src, check, damaged, d.net.patient)
+	}
+	return raw, nil
 }

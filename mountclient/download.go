@@ -28,11 +28,7 @@ const (
 )
 
 func newDownload(url string, log *slog.Logger) (*fetcher, error) {
-	src, err := newHTTPSource(url)
-	if err != nil {
-		return nil, err
-	}
-	return &fetcher{src: src, network: &network{log: log, startTimeout: 10 * time.Second}}, nil
+	return newFetcher(url, &network{log: log, startTimeout: 10 * time.Second})
 }
 
 // Download writes the whole file at url to w. Faults of the network are retried for up to ten seconds
@@ -42,7 +38,7 @@ func Download(ctx context.Context, url string, w io.WriterAt, log *slog.Logger, 
 	if err != nil {
 		return err
 	}
-	defer f.src.client.CloseIdleConnections()
+	defer f.close()
 	if progress == nil {
 		progress = func(done, total int64) {}
 	}
@@ -80,7 +76,7 @@ func Fetch(ctx context.Context, url, dir string, log *slog.Logger, progress func
 	if err != nil {
 		return "", err
 	}
-	defer pack.src.client.CloseIdleConnections()
+	defer pack.close()
 	if progress == nil {
 		progress = func(done, total int64) {}
 	}
@@ -212,7 +208,7 @@ func (d *download) chunks(ctx context.Context, at *places, path string) error {
 
 // chunk downloads a chunk file, if the server has it.
 func (d *download) chunk(ctx context.Context, at *places, b bpk.Block) error {
-	raw, err := at.fetch(ctx, b)
+	raw, _, err := at.fetch(ctx, b, nil)
 	var missing *HTTPError
 	if errors.As(err, &missing) && missing.Code == http.StatusNotFound {
 		return nil

@@ -28,7 +28,8 @@ type HTTPError struct {
 	RangeAsked   string // empty: the whole file
 	ContentRange string // as got
 	ContentType  string
-	Why          string // empty: the status says it
+	Why          string        // empty: the status says it
+	RetryAfter   time.Duration // that the server asked for; 0: none
 }
 
 func (e *HTTPError) Error() string {
@@ -91,7 +92,8 @@ type httpSource struct {
 	url    string
 	shown  string // without credentials
 	client *http.Client
-	pin    pin
+	pin    *pin
+	mirror *mirror
 	count  *counters
 }
 
@@ -102,27 +104,34 @@ func newHTTPSource(rawURL string) (*httpSource, error) {
 		errors.As(err, &parse)
 		return nil, &URLError{withoutUser(rawURL), parse.Err.Error()}
 	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, &URLError{u.Redacted(), "want http://HOST/PATH or https://HOST/PATH"}
+	local := u.Scheme == "file" && u.Host == "" && strings.HasPrefix(u.Path, "/")
+	if !local && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return nil, &URLError{u.Redacted(), "want http://HOST/PATH, https://HOST/PATH or file:///PATH"}
 	}
 	u.Fragment = ""
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	transport := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // ranges are of the bytes as they lie there
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  headerTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		ReadBufferSize:         64 << 10,
+	}
+	if local {
+		transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	}
 	return &httpSource{
-		url:   u.String(),
-		shown: u.Redacted(),
-		count: &counters{},
-		client: &http.Client{Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            dialer.DialContext,
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true, // ranges are of the bytes as they lie there
-			MaxIdleConnsPerHost:    16,
-			IdleConnTimeout:        90 * time.Second,
-			TLSHandshakeTimeout:    dialTimeout,
-			ResponseHeaderTimeout:  headerTimeout,
-			MaxResponseHeaderBytes: 64 << 10,
-			ReadBufferSize:         64 << 10,
-		}},
+		url:    u.String(),
+		shown:  u.Redacted(),
+		pin:    &pin{},
+		count:  &counters{},
+		mirror: &mirror{name: u.Scheme + "://" + u.Host},
+		client: &http.Client{Transport: transport},
 	}, nil
 }
 
@@ -137,7 +146,7 @@ func (s *httpSource) sibling(edit func(path string) string) *httpSource {
 		u.RawPath = edit(u.RawPath)
 	}
 	u.Path = edit(u.Path)
-	return &httpSource{url: u.String(), shown: u.Redacted(), client: s.client, count: s.count}
+	return &httpSource{url: u.String(), shown: u.Redacted(), client: s.client, pin: &pin{}, mirror: s.mirror, count: s.count}
 }
 
 // path returns the path of the URL.
@@ -154,7 +163,7 @@ func (s *httpSource) path() string {
 // give of the range. The slices are valid until sink returns.
 func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (int64, error) {
 	asked := fmt.Sprintf("bytes=%d-%d", off, off+n-1)
-	return s.request(ctx, asked, func(resp *http.Response) (int64, bool, error) {
+	return s.request(ctx, asked, n, func(resp *http.Response) (int64, bool, error) {
 		want, err := s.check(resp, asked, off, n)
 		return want, false, err
 	}, sink)
@@ -163,12 +172,12 @@ func (s *httpSource) get(ctx context.Context, off, n int64, sink func([]byte)) (
 // getWhole makes one attempt at the whole file, without asking for a range: any web server and any cache can give
 // that. It ends behind limit bytes; a longer file gives one byte more than that.
 func (s *httpSource) getWhole(ctx context.Context, limit int64, sink func([]byte)) (int64, error) {
-	return s.request(ctx, "", func(resp *http.Response) (int64, bool, error) { return s.checkWhole(resp, limit) }, sink)
+	return s.request(ctx, "", limit, func(resp *http.Response) (int64, bool, error) { return s.checkWhole(resp, limit) }, sink)
 }
 
-// request sends a request for a range, "" for the whole file. check looks at the answer's head and says how many
-// bytes of the body are wanted, and whether fewer are whole, too.
-func (s *httpSource) request(ctx context.Context, asked string, check func(*http.Response) (int64, bool, error), sink func([]byte)) (int64, error) {
+// request sends a request for a range, "" for the whole file, of n bytes at most. check looks at the answer's head and
+// says how many bytes of the body are wanted, and whether fewer are whole, too.
+func (s *httpSource) request(ctx context.Context, asked string, n int64, check func(*http.Response) (int64, bool, error), sink func([]byte)) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
@@ -180,7 +189,14 @@ func (s *httpSource) request(ctx context.Context, asked string, check func(*http
 	if asked != "" {
 		req.Header.Set("Range", asked)
 	}
+	if ctx.Value(freshKey{}) != nil {
+		req.Header.Set("Cache-Control", "no-cache")
+		req.Header.Set("Pragma", "no-cache")
+	}
 	s.count.requests.Add(1)
+	begun := s.mirror.begin(n)
+	var got int64
+	defer func() { s.mirror.end(n-got, got > 0) }()
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, s.transportError(ctx, asked, err)
@@ -190,13 +206,16 @@ func (s *httpSource) request(ctx context.Context, asked string, check func(*http
 	if err != nil {
 		return 0, err
 	}
-	var got int64
 	buf := make([]byte, min(64<<10, max(want, 1)))
 	for got < want {
-		stall.Reset(stallTimeout)
+		stall.Reset(s.mirror.stall())
 		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
 		if m > 0 {
 			s.count.bytes.Add(int64(m))
+			if got == 0 {
+				s.mirror.first(begun)
+			}
+			s.mirror.came(int64(m))
 			sink(buf[:m])
 			got += int64(m)
 		}
@@ -212,6 +231,12 @@ func (s *httpSource) request(ctx context.Context, asked string, check func(*http
 	}
 	return got, nil
 }
+
+// freshKey marks the context of a request whose answer must not come out of a cache.
+type freshKey struct{}
+
+// fresh returns a context whose requests ask all caches for what the server has now.
+func fresh(ctx context.Context) context.Context { return context.WithValue(ctx, freshKey{}, true) }
 
 var errStalled = errors.New("no answer in time")
 
@@ -288,7 +313,8 @@ func (s *httpSource) checkWhole(resp *http.Response, limit int64) (want int64, o
 
 func (s *httpSource) httpError(resp *http.Response, asked, why string) error {
 	return &HTTPError{URL: s.shown, Status: resp.Status, Code: resp.StatusCode, RangeAsked: asked,
-		ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why}
+		ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why,
+		RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 }
 
 func isHTML(resp *http.Response) bool {

@@ -67,7 +67,7 @@ func FuzzContentRange(f *testing.F) {
 }
 
 func TestSourceURLs(t *testing.T) {
-	for _, url := range []string{"", "pack.bpk", "/pack.bpk", "file:///pack.bpk", "ftp://host/x", "http://", "http:///x", "http://[::1", "http://host:x/", ":"} {
+	for _, url := range []string{"", "pack.bpk", "/pack.bpk", "file://host/pack.bpk", "file:pack.bpk", "ftp://host/x", "http://", "http:///x", "http://[::1", "http://host:x/", ":"} {
 		_, err := newHTTPSource(url)
 		if err == nil {
 			t.Errorf("%q is taken", url)

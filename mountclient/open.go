@@ -15,8 +15,36 @@ import (
 
 // Open starts the preload and returns when header and boot index are there and checked. ctx bounds the
 // opening only. The caller closes the client.
+//
+// Of mirrors that have different files, those that differ from the first answer are dropped. If that answer was of
+// another file than the digest or the key asks for, each mirror is tried alone.
 func Open(ctx context.Context, opts Options) (*Client, error) {
-	src, err := newHTTPSource(opts.URL)
+	c, err := openAll(ctx, opts)
+	urls := SplitURLs(opts.URL)
+	if len(urls) == 1 || ctx.Err() != nil || !isOther(err) {
+		return c, err
+	}
+	for _, url := range urls {
+		one := opts
+		one.URL = url
+		if c, err2 := openAll(ctx, one); err2 == nil {
+			opts.Log.Warn("only one mirror is used: another has a different file", "mirror", c.shown, "error", err)
+			return c, nil
+		}
+	}
+	return nil, err
+}
+
+// isOther tells whether a server has another file than the one that was asked for.
+func isOther(err error) bool {
+	var digest *DigestError
+	var sign *SignatureError
+	var notPack *NotPackError
+	return isCorrupt(err) || errors.As(err, &digest) || errors.As(err, &sign) || errors.As(err, &notPack)
+}
+
+func openAll(ctx context.Context, opts Options) (*Client, error) {
+	fetch, err := newFetcher(opts.URL, &network{log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
 	if err != nil {
 		return nil, err
 	}
@@ -28,10 +56,9 @@ func Open(ctx context.Context, opts Options) (*Client, error) {
 		opts.MemoryBytes = 32 << 20
 	}
 	life, stop := context.WithCancel(context.Background())
-	c := &Client{opts: opts, shown: src.shown, stop: stop, started: time.Now(), broken: make(chan struct{})}
-	c.fetch = &fetcher{src: src, network: &network{log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout}}
+	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{})}
 	opening := openingSegments
-	if isManifest(src) {
+	if isManifest(fetch.src) {
 		opening = manifestOpening
 	}
 	if c.pre, err = startPreload(life, c.fetch, inRow(opening), &c.running); err != nil {
@@ -126,12 +153,18 @@ func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte)
 	}
 	if err = decode(raw); isCorrupt(err) {
 		c.fetch.src.count.corrupt.Add(1)
-		if raw, err := c.fetch.bytes(ctx, b.PackOff, b.Len); err != nil {
-			return err
-		} else if err = decode(raw); err != nil {
-			return fmt.Errorf("%s: %w", c.fetch.src.shown, err)
+		src := c.pre.source(b.PackOff)
+		for range max(1, len(c.fetch.mirrors)) { // the same one first: a cache in between may be to blame
+			raw, ferr := c.fetch.bytesFrom(fresh(ctx), src, b.PackOff, b.Len)
+			if ferr != nil {
+				return ferr
+			}
+			if err = decode(raw); err == nil {
+				return nil
+			}
+			c.fetch.suspect(src)
+			src = c.fetch.after(src)
 		}
-		return nil
 	}
 	var notPack *NotPackError
 	if err != nil && !errors.As(err, &notPack) {

@@ -7,14 +7,15 @@ import (
 	"sync/atomic"
 )
 
-// A pin holds the identity of a remote file: what the first answer said of it. The zero value holds none.
+// A pin holds the identity of a remote file: what the first answer said of it. Mirrors share it; ETags are each
+// server's own. The zero value holds none.
 type pin struct {
 	image int64 // bytes that the file must have because its manifest says so; 0: any. Set before the first answer
 
 	mu     sync.Mutex
 	set    bool
 	length int64
-	etag   string
+	etags  map[string]string // by URL
 }
 
 // size returns the file's length in bytes, or -1 before the first answer.
@@ -39,14 +40,17 @@ func (p *pin) check(url string, length int64, etag string) error {
 		if p.image > 0 && length != p.image {
 			return wrongSize(url, length, p.image)
 		}
-		p.set, p.length, p.etag = true, length, etag
-		return nil
+		p.set, p.length, p.etags = true, length, make(map[string]string)
 	}
 	if length != p.length {
 		return &identityError{url, fmt.Sprintf("%d bytes", p.length), fmt.Sprintf("%d bytes", length)}
 	}
-	if etag != "" && p.etag != "" && etag != p.etag {
-		return &identityError{url, "ETag " + p.etag, "ETag " + etag}
+	was := p.etags[url]
+	if etag != "" && was != "" && etag != was {
+		return &identityError{url, "ETag " + was, "ETag " + etag}
+	}
+	if was == "" && len(p.etags) < maxMirrors {
+		p.etags[url] = etag
 	}
 	return nil
 }

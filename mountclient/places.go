@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
+	"time"
 
 	"bootprof/imagepack/bpk"
 )
@@ -41,13 +43,64 @@ func besidePath(file, name string) string {
 }
 
 // fetch returns the bytes of a block, or of several side by side, from the server, unchecked. Of a file that is
-// longer than its block one byte more comes.
-func (p *places) fetch(ctx context.Context, b bpk.Block) ([]byte, error) {
+// longer than its block one byte more comes. src is whom to ask first, nil for any; who was asked is returned.
+func (p *places) fetch(ctx context.Context, b bpk.Block, src *httpSource) ([]byte, *httpSource, error) {
 	file, off, own := p.find(b)
-	if own {
-		return file.fetch.whole(ctx, b.Len)
+	if src == nil {
+		src = file.fetch.pick(b.Len, nil)
 	}
-	return file.fetch.bytes(ctx, off, b.Len)
+	var raw []byte
+	var err error
+	if own {
+		raw, err = file.fetch.wholeFrom(ctx, src, b.Len)
+	} else {
+		raw, err = file.fetch.bytesFrom(ctx, src, off, b.Len)
+	}
+	return raw, src, err
+}
+
+// again fetches a block that was damaged when src gave it: at first from there once more, around all caches, then
+// from each mirror in turn. It returns when check finds the bytes whole, when ctx ends, or with the error of check
+// when patient says that the fault lasts too long.
+func (p *places) again(ctx context.Context, b bpk.Block, src *httpSource, check func([]byte) error, damaged error, patient func(time.Duration) bool) ([]byte, error) {
+	file, off, own := p.find(b)
+	if own && src != nil {
+		src = file.fetch.like(src)
+	}
+	begun := time.Now()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
+		if !patient(time.Since(begun)) {
+			return nil, p.explain(b, damaged)
+		}
+		p.pack.fetch.log.Warn("damaged chunk, fetching it again", "from", p.where(b), "error", damaged)
+		var raw []byte
+		var err error
+		if own {
+			raw, err = file.fetch.wholeFrom(fresh(ctx), src, b.Len)
+		} else {
+			raw, err = file.fetch.bytesFrom(fresh(ctx), src, off, b.Len)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if damaged = check(raw); damaged == nil {
+			return raw, nil
+		}
+		p.pack.fetch.src.count.corrupt.Add(1)
+		if src == nil {
+			src = file.fetch.src
+		}
+		file.fetch.suspect(src)
+		next := file.fetch.after(src)
+		if turn := slices.Index(file.fetch.mirrors, next); next != src && turn > 0 {
+			src = next
+			continue // all have been asked when it is the first one's turn
+		}
+		src = next
+		if !sleep(ctx, wait) {
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // wait waits for the preload to bring a block.
@@ -60,6 +113,12 @@ func (p *places) wait(ctx context.Context, b bpk.Block) error {
 func (p *places) read(b bpk.Block) ([]byte, error) {
 	file, off, _ := p.find(b)
 	return file.pre.read(off, b.Len)
+}
+
+// source returns who gave the preloaded bytes of a block.
+func (p *places) source(b bpk.Block) *httpSource {
+	file, off, _ := p.find(b)
+	return file.pre.source(off)
 }
 
 // replace puts other bytes in the place of those preloaded of a block.

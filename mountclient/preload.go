@@ -47,15 +47,15 @@ type preload struct {
 	stop  context.CancelFunc
 
 	mu      sync.Mutex
-	come    *sync.Cond // for readers: bytes that one of them waits for are there
-	free    *sync.Cond // for workers: there is something to take
-	segs    []*segment // in order of need; disjoint
-	sorted  []*segment // by offset
-	next    int        // segs[next:] are not taken yet
-	left    int64      // bytes to come of segments taken, but for those of the opening
-	waiting []*span    // what readers wait for
-	curious int        // readers that wait for any answer, for the file's size
-	err     error      // permanent: the preload will not go on
+	come    *sync.Cond            // for readers: bytes that one of them waits for are there
+	free    *sync.Cond            // for workers: there is something to take
+	segs    []*segment            // in order of need; disjoint
+	sorted  []*segment            // by offset
+	next    int                   // segs[next:] are not taken yet
+	left    map[*httpSource]int64 // bytes to come of segments taken, but for those of the opening
+	waiting []*span               // what readers wait for
+	curious int                   // readers that wait for any answer, for the file's size
+	err     error                 // permanent: the preload will not go on
 }
 
 // A span is the range [off, end) of a remote file.
@@ -63,8 +63,9 @@ type span struct{ off, end int64 }
 
 type segment struct {
 	span
-	filled  int64 // bytes got
-	opening bool  // sent at once, whatever else is under way
+	filled  int64       // bytes got
+	opening bool        // sent at once, whatever else is under way
+	src     *httpSource // whom to ask first; set when taken
 }
 
 // startPreload sends the opening requests. ctx ends the preload; wait for its goroutines by closing running.
@@ -74,7 +75,7 @@ func startPreload(ctx context.Context, fetch *fetcher, opening []span, running *
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &preload{fetch: fetch, zone: zone, stop: cancel}
+	p := &preload{fetch: fetch, zone: zone, stop: cancel, left: make(map[*httpSource]int64)}
 	p.come, p.free = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	for _, s := range opening {
 		p.add(s, true)
@@ -138,7 +139,7 @@ func (p *preload) work(ctx context.Context) {
 		}
 		for {
 			from := s.off + s.filled // changed by this goroutine only
-			err := p.fetch.stream(ctx, from, s.end-from, func(b []byte) { p.store(s, b) })
+			err := p.fetch.streamFrom(ctx, s.src, from, s.end-from, func(b []byte) { p.store(s, b) })
 			if p.finish(ctx, s, err) {
 				break
 			}
@@ -158,16 +159,41 @@ func (p *preload) take(ctx context.Context) *segment {
 			return nil
 		}
 		if p.next < len(p.segs) {
-			if s := p.segs[p.next]; s.opening || p.left < streamAhead {
+			s := p.segs[p.next]
+			if s.opening {
+				s.src = p.fetch.nth(p.next)
 				p.next++
-				if !s.opening {
-					p.left += s.end - s.off
-				}
+				return s
+			}
+			if src, most := p.fetch.freest(p.left); src != nil {
+				p.cut(s, most)
+				s.src = src
+				p.left[src] += s.end - s.off
+				p.next++
 				return s
 			}
 		}
 		p.free.Wait()
 	}
+}
+
+// cut makes the next segment at most n bytes long; what it had beyond them follows it. The caller holds mu.
+func (p *preload) cut(s *segment, n int64) {
+	if s.end-s.off <= n {
+		return
+	}
+	rest := &segment{span: span{s.off + n, s.end}}
+	s.end = s.off + n
+	p.segs = slices.Insert(p.segs, p.next+1, rest)
+	p.sorted = slices.Insert(p.sorted, p.behind(rest.off), rest)
+}
+
+// enough is from how many bytes on a source has nothing more to be asked for.
+func (p *preload) enough() int64 {
+	if len(p.fetch.mirrors) > 0 {
+		return mostPiece
+	}
+	return streamAhead
 }
 
 // finish notes how a fetch of s ended and tells whether it need not be repeated.
@@ -183,7 +209,7 @@ func (p *preload) finish(ctx context.Context, s *segment, err error) bool {
 		p.err = err
 	}
 	if !s.opening {
-		p.left -= s.end - s.off - s.filled
+		p.left[s.src] -= s.end - s.off - s.filled
 	}
 	p.free.Broadcast()
 	p.come.Broadcast() // the file's end may be what is waited for
@@ -233,7 +259,7 @@ func (p *preload) store(s *segment, b []byte) {
 	}
 	s.filled += int64(len(b))
 	if !s.opening {
-		if p.left -= int64(len(b)); p.left < streamAhead && p.next < len(p.segs) {
+		if p.left[s.src] -= int64(len(b)); p.left[s.src] < p.enough() && p.next < len(p.segs) {
 			p.free.Signal()
 		}
 	}
@@ -302,6 +328,16 @@ func (p *preload) answered(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return p.err
+}
+
+// source returns who was asked for the byte at off; nil for none.
+func (p *preload) source(off int64) *httpSource {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := p.behind(off); i < len(p.sorted) && p.sorted[i].off <= off {
+		return p.sorted[i].src
+	}
+	return nil
 }
 
 // has tells whether [off, off+n) is there.

@@ -22,7 +22,7 @@ func run(args []string, stderr io.Writer) int {
 	fs := flag.NewFlagSet("bootprof-mount", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bootprof-mount [flags] URL DIR")
+		fmt.Fprintln(stderr, "usage: bootprof-mount [flags] URL[,URL...] DIR")
 		fs.PrintDefaults()
 	}
 	memory := fs.Int("memory", 32, "MiB of decoded pages held in memory when there is no cache")

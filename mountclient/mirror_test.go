@@ -1,0 +1,210 @@
+package mountclient
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"bootprof/internal/faultserver"
+)
+
+// openMirrors opens a client of several servers and returns what it logs.
+func openMirrors(t *testing.T, change func(*Options), servers ...*faultserver.Server) (*Client, *syncBuffer) {
+	t.Helper()
+	log := &syncBuffer{}
+	c := openClient(t, servers[0], func(o *Options) {
+		var urls []string
+		for _, s := range servers {
+			urls = append(urls, s.URL("pack.bpk"))
+		}
+		o.URL, o.Log = strings.Join(urls, ","), NewLog(log, 0)
+		if change != nil {
+			change(o)
+		}
+	})
+	t.Cleanup(func() { c.Close() })
+	return c, log
+}
+
+func sent(s *faultserver.Server) (n int64) {
+	for _, r := range s.Requests() {
+		n += r.Sent
+	}
+	return n
+}
+
+func TestSplitURLs(t *testing.T) {
+	for list, want := range map[string][]string{
+		"http://a/x":                          {"http://a/x"},
+		"http://a/x,https://b/y,file:///z":    {"http://a/x", "https://b/y", "file:///z"},
+		"http://a/x,y?z=1,2,http://b/c":       {"http://a/x,y?z=1,2", "http://b/c"},
+		"http://a/x?from=1,2/http://c/d":      {"http://a/x?from=1,2/http://c/d"},
+		"":                                    {""},
+		"http://me:secret,https@a/x,http://b": {"http://me:secret,https@a/x", "http://b"},
+	} {
+		if got := SplitURLs(list); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", list, got, want)
+		}
+	}
+}
+
+// Two healthy mirrors share the work, and a byte is fetched twice only where one was late.
+func TestMirrorsShare(t *testing.T) {
+	t.Parallel()
+	p := packOf(t, hotAndCold)
+	a, b := p.serve(t), p.serve(t)
+	for _, s := range []*faultserver.Server{a, b} {
+		s.Script(faultserver.Always(faultserver.Slow(8 << 20)))
+	}
+	c, _ := openMirrors(t, nil, a, b)
+	checkImage(t, c, p.image, 256<<10)
+	fromA, fromB := sent(a), sent(b)
+	if least := (fromA + fromB) / 4; fromA < least || fromB < least {
+		t.Errorf("%d bytes from one and %d from the other of two equal mirrors", fromA, fromB)
+	}
+	if n := c.fetch.wasted.Load(); n > c.fetch.src.count.bytes.Load()/hedgeShare+hedgeFloor {
+		t.Errorf("%d bytes thrown away of %d", n, c.fetch.src.count.bytes.Load())
+	}
+}
+
+// With one mirror ill in any way, from the start or later, readers get the other's bytes, soon.
+func TestMirrorIll(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	other := bytes.Clone(p.raw)
+	other = append(other, make([]byte, 4096)...)
+	ills := map[string]func(s *faultserver.Server){
+		"gone":           func(s *faultserver.Server) { s.Stop() },
+		"frozen":         func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.Hang())) },
+		"frozen in body": func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.Stall(5000))) },
+		"cut":            func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.Cut(5000))) },
+		"not found":      func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.Status(404))) },
+		"overloaded": func(s *faultserver.Server) {
+			s.Script(faultserver.Always(faultserver.Status(503, "Retry-After", "20")))
+		},
+		"portal":          func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.HTML())) },
+		"without ranges":  func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.FullBody())) },
+		"other file":      func(s *faultserver.Server) { s.Replace(other, `"other"`) },
+		"lying":           func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.FlipMiddle())) },
+		"wrong range":     func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.WrongRange(4096))) },
+		"redirects round": func(s *faultserver.Server) { s.Script(faultserver.Always(faultserver.Redirect("/loop"))) },
+	}
+	for name, ill := range ills {
+		for _, first := range []bool{true, false} {
+			for _, phase := range []string{"start", "later"} {
+				if phase == "start" && first && name == "other file" {
+					continue // then the first answer decides which is the other one; see TestMirrorOfAnotherVersion
+				}
+				t.Run(name+", "+map[bool]string{true: "first", false: "second"}[first]+", "+phase, func(t *testing.T) {
+					t.Parallel()
+					watchdog(t, 60*time.Second)
+					good, bad := p.serve(t), p.serve(t)
+					servers := []*faultserver.Server{good, bad}
+					if first {
+						servers = []*faultserver.Server{bad, good}
+					}
+					if name == "other file" { // its first answer comes second
+						bad.Script(faultserver.Always(faultserver.Delay(100 * time.Millisecond)))
+					}
+					if phase == "start" {
+						ill(bad)
+					}
+					begin := time.Now()
+					c, log := openMirrors(t, nil, servers...)
+					c.fetch.setInUse()
+					if phase == "later" {
+						checkImage(t, c, p.image[:1<<20], 64<<10)
+						ill(bad)
+					}
+					checkImage(t, c, p.image, 128<<10)
+					if took := time.Since(begin); took > 15*time.Second {
+						t.Errorf("took %v", took)
+					}
+					if name == "other file" && !strings.Contains(log.String(), "mirror dropped") && sent(bad) > 0 && phase == "start" {
+						t.Errorf("the log does not tell of the mirror with another file:\n%s", log)
+					}
+					if strings.Contains(log.String(), "read fails") {
+						t.Errorf("log:\n%s", log)
+					}
+				})
+			}
+		}
+	}
+}
+
+// When all mirrors are gone readers wait, and go on with the first that is back.
+func TestMirrorsAllGone(t *testing.T) {
+	t.Parallel()
+	watchdog(t, 60*time.Second)
+	p := packOf(t, hotAndCold)
+	a, b := p.serve(t), p.serve(t)
+	c, _ := openMirrors(t, nil, a, b)
+	c.fetch.setInUse()
+	checkImage(t, c, p.image[:64<<10], 64<<10)
+	a.Stop()
+	b.Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		checkImage(t, c, p.image, 128<<10)
+	}()
+	eventually(t, "the fault is noticed", testWait, func() bool {
+		c.fetch.mu.Lock()
+		defer c.fetch.mu.Unlock()
+		return c.fetch.down
+	})
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+}
+
+// With a digest, the mirror that has its pack is found, whichever answers first.
+func TestMirrorOfAnotherVersion(t *testing.T) {
+	v1, v2 := packOf(t, hotAndCold), packOf(t, noZone)
+	for _, order := range []string{"old first", "new first"} {
+		t.Run(order, func(t *testing.T) {
+			t.Parallel()
+			servers := []*faultserver.Server{v1.serve(t), v2.serve(t)}
+			if order == "new first" {
+				slices.Reverse(servers)
+			}
+			c, _ := openMirrors(t, func(o *Options) { o.Digest = fmt.Sprintf("sha256:%x", v2.pack.Digest) }, servers...)
+			checkImage(t, c, v2.image, 256<<10)
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for v, want := range map[string]time.Duration{
+		"": 0, "0": 0, "3": 3 * time.Second, "86400": longRest, "-5": 0, "soon": 0, "1e400": 0,
+		"Fri, 02 Jan 2026 03:04:10 GMT": 5 * time.Second, "Fri, 02 Jan 2026 03:04:00 GMT": 0, "Fri, 02 Jan 2099 03:04:00 GMT": longRest,
+	} {
+		if got := parseRetryAfter(v, now); got != want {
+			t.Errorf("%q: %v, want %v", v, got, want)
+		}
+	}
+}
+
+// A file on a disk is a source like any other, and a mirror of a server.
+func TestFileSource(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	path := filepath.Join(t.TempDir(), "lab 1.bpk")
+	if err := os.WriteFile(path, p.raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := p.serve(t)
+	for _, url := range []string{"file://" + path, "file://" + path + "," + s.URL("pack.bpk"), s.URL("pack.bpk") + ",file://" + path} {
+		c := openClient(t, s, func(o *Options) { o.URL = url })
+		checkImage(t, c, p.image, 256<<10)
+		c.Close()
+	}
+	if _, err := Open(t.Context(), Options{URL: "file://" + path + ".none", Log: testLog(t)}); ExitCode(err) != ExitNetwork || !strings.Contains(err.Error(), "404") {
+		t.Errorf("a file that is not there: %v, exit code %d", err, ExitCode(err))
+	}
+}
