@@ -44,6 +44,8 @@ type Way struct {
 	Name   string
 	Served string // file that the web server offers, "" if none
 	Rounds int    // leave the way out of later rounds; 0 is in all of them
+	// Links, if any, take the place of Config.Link: each leads to a web server of its own, a mirror.
+	Links []link.Params
 	// Open starts the client and returns when Run.Dir is the root directory. It sets what Close and Sample need.
 	Open func(ctx context.Context, r *Run) error
 	// Sample takes the client's figures at the boot marker, with the guest running. May be nil.
@@ -56,8 +58,9 @@ type Way struct {
 type Run struct {
 	Dir  string // an empty directory at first: the root, or where to make it
 	Work string // a directory for other files, removed afterwards
-	URL  string // of the way's Served file
+	URL  string // of the way's Served file; of several servers separated by commas
 	Link *link.Link
+	more []*link.Link // to mirrors
 	Result
 
 	client *client // see bootprof.go; nil in other ways
@@ -131,25 +134,45 @@ func (c Config) once(ctx context.Context, w Way) (res Result, err error) {
 	if err := prepareCaches(w.Served, c.Warm); err != nil {
 		return res, err
 	}
-	if r.Link, err = link.Open(c.Link); err != nil {
+	links := w.Links
+	if len(links) == 0 {
+		links = []link.Params{c.Link}
+	}
+	if r.Link, err = link.Open(links[0]); err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, r.Link.Close()) }()
-	var server *serve.Server
+	for _, p := range links[1:] {
+		l, err2 := r.Link.Add(p)
+		if err2 != nil {
+			return res, err2
+		}
+		r.more = append(r.more, l)
+		defer func() { err = errors.Join(err, l.Close()) }()
+	}
+	var servers []*serve.Server
 	if w.Served != "" {
-		if server, err = serveFile(r, w.Served); err != nil {
+		root, err := servedDir(r, w.Served)
+		if err != nil {
 			return res, err
 		}
-		defer func() { err = errors.Join(err, server.Close()) }()
+		for _, l := range r.links() {
+			server, err2 := serveFile(r, l, root, filepath.Base(w.Served))
+			if err2 != nil {
+				return res, err2
+			}
+			servers = append(servers, server)
+			defer func() { err = errors.Join(err, server.Close()) }()
+		}
 	}
-	if err := c.boot(ctx, w, r, server); err != nil {
+	if err := c.boot(ctx, w, r, servers); err != nil {
 		return res, err
 	}
 	return r.Result, nil
 }
 
 // boot is the measured part, and the end of it.
-func (c Config) boot(ctx context.Context, w Way, r *Run, server *serve.Server) (err error) {
+func (c Config) boot(ctx context.Context, w Way, r *Run, servers []*serve.Server) (err error) {
 	closed := false
 	closeWay := func() error {
 		if closed {
@@ -161,7 +184,7 @@ func (c Config) boot(ctx context.Context, w Way, r *Run, server *serve.Server) (
 	defer func() { err = errors.Join(err, closeWay()) }()
 
 	defer link.HoldGC()()
-	linkBefore := r.Link.Stats()
+	linksBefore := r.linkStats()
 	started := time.Now()
 	if err := w.Open(ctx, r); err != nil {
 		return err
@@ -173,7 +196,7 @@ func (c Config) boot(ctx context.Context, w Way, r *Run, server *serve.Server) (
 	}
 	defer func() { err = errors.Join(err, guest.Stop()) }()
 	booted := ready.Add(guest.Booted)
-	r.countLink(linkBefore)
+	r.countLinks(linksBefore)
 	if w.Sample != nil {
 		if err := w.Sample(ctx, r); err != nil {
 			return err
@@ -193,34 +216,49 @@ func (c Config) boot(ctx context.Context, w Way, r *Run, server *serve.Server) (
 	if len(r.Leftovers) > 0 {
 		return fmt.Errorf("left behind: %q", r.Leftovers)
 	}
-	if server != nil {
+	for _, server := range servers {
 		// All requests have ended with the client, so those under way at the marker are in the log, too.
 		s, err := server.Stats(started, booted)
 		if err != nil {
 			return err
 		}
-		r.GETs, r.BodyBytes, r.HTTPErrors = s.GETs, s.BodyBytes, s.Errors
+		r.GETs += s.GETs
+		r.BodyBytes += s.BodyBytes
+		r.HTTPErrors += s.Errors
 	}
 	return nil
 }
 
-// countLink takes the link's figures.
-func (r *Run) countLink(before link.Stats) {
-	s := r.Link.Stats().Sub(before)
-	r.LinkBytes = s.Down.Bytes + s.Up.Bytes
-	r.LinkDropped = s.Down.Dropped + s.Up.Dropped
-	r.LinkCPU, r.LinkLate = s.CPU.Seconds(), s.Late.Seconds()
+// links returns all links of the run.
+func (r *Run) links() []*link.Link { return append([]*link.Link{r.Link}, r.more...) }
+
+func (r *Run) linkStats() (all []link.Stats) {
+	for _, l := range r.links() {
+		all = append(all, l.Stats())
+	}
+	return all
 }
 
-// serveFile starts the web server with the one file at the link's far end.
-func serveFile(r *Run, file string) (*serve.Server, error) {
+// countLinks takes the links' figures.
+func (r *Run) countLinks(before []link.Stats) {
+	for i, l := range r.links() {
+		s := l.Stats().Sub(before[i])
+		r.LinkBytes += s.Down.Bytes + s.Up.Bytes
+		r.LinkDropped += s.Down.Dropped + s.Up.Dropped
+		r.LinkCPU += s.CPU.Seconds()
+		r.LinkLate = max(r.LinkLate, s.Late.Seconds())
+	}
+}
+
+// servedDir makes a directory for web servers that has the file.
+func servedDir(r *Run, file string) (root string, err error) {
 	abs, err := filepath.Abs(file)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	root := filepath.Join(r.Work, "www")
+	root = filepath.Join(r.Work, "www")
 	if err := os.Mkdir(root, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	name := filepath.Base(file)
 	// With what a client finds beside it: the manifest of an image, the chunks of a split pack.
@@ -229,18 +267,26 @@ func serveFile(r *Run, file string) (*serve.Server, error) {
 			continue
 		}
 		if err := os.Symlink(from, filepath.Join(root, to)); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
+	return root, nil
+}
+
+// serveFile starts a web server at the far end of a link and adds the URL of the file to the run's.
+func serveFile(r *Run, l *link.Link, root, name string) (*serve.Server, error) {
 	s, err := serve.Start(serve.Options{
 		Root:  root,
-		Addr:  r.Link.ServerIP,
-		Start: r.Link.Server.Start,
-		Probe: func() error { return r.Link.Server.Probe(r.Link.ServerIP, 8080) },
+		Addr:  l.ServerIP,
+		Start: l.Server.Start,
+		Probe: func() error { return l.Server.Probe(l.ServerIP, 8080) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.URL = s.URL(name)
+	if r.URL != "" {
+		r.URL += ","
+	}
+	r.URL += s.URL(name)
 	return s, nil
 }

@@ -148,7 +148,11 @@ func TestLeftoversAreErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Link.Close()
-	server, err := serveFile(r, image)
+	root, err := servedDir(r, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := serveFile(r, r.Link, root, filepath.Base(image))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ package link
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -35,6 +36,10 @@ type Link struct {
 	Client   *Netns // where the client runs
 	ServerIP string // of the server's end, as seen from both
 	ClientIP string
+
+	device     string // of both ends
+	clientLent bool   // Client is that of another link
+	added      int    // links that were added to this one
 
 	Congestion string // congestion control of both ends: "cubic", or the kernel's default where it lacks that
 
@@ -74,7 +79,16 @@ const wantCongestion = "cubic"
 const minProcs = 16
 
 // Open makes a link. Needs root and /dev/net/tun; raises GOMAXPROCS to 16 if it is less. Close ends it.
-func Open(p Params) (*Link, error) {
+func Open(p Params) (*Link, error) { return openTo(p, nil, 0) }
+
+// Add makes a link of its own between the same client and another server. It is closed before l.
+func (l *Link) Add(p Params) (*Link, error) {
+	l.added++
+	return openTo(p, l.Client, l.added)
+}
+
+// openTo makes the n-th link of a client, which is a new one if nil.
+func openTo(p Params, client *Netns, n int) (*Link, error) {
 	p = p.withDefaults()
 	if err := p.check(); err != nil {
 		return nil, err
@@ -82,22 +96,25 @@ func Open(p Params) (*Link, error) {
 	if runtime.GOMAXPROCS(0) < minProcs {
 		runtime.GOMAXPROCS(minProcs)
 	}
-	l := &Link{Params: p, ServerIP: "10.77.0.1", ClientIP: "10.77.0.2"}
-	serverAddr, clientAddr := [4]byte{10, 77, 0, 1}, [4]byte{10, 77, 0, 2}
+	serverAddr, clientAddr := [4]byte{10, 77, byte(n), 1}, [4]byte{10, 77, byte(n), 2}
+	l := &Link{Params: p, ServerIP: netip.AddrFrom4(serverAddr).String(), ClientIP: netip.AddrFrom4(clientAddr).String(),
+		device: fmt.Sprintf("link%d", n), Client: client, clientLent: client != nil}
 	var err error
 	if l.Server, err = newEnd(); err != nil {
 		return nil, err
 	}
-	if l.Client, err = newEnd(); err != nil {
-		l.Server.Close()
-		return nil, err
+	if !l.clientLent {
+		if l.Client, err = newEnd(); err != nil {
+			l.Server.Close()
+			return nil, err
+		}
 	}
-	serverFD, err := newTUN(l.Server, "link0", serverAddr, clientAddr, p.MTU)
+	serverFD, err := newTUN(l.Server, l.device, serverAddr, clientAddr, p.MTU)
 	if err != nil {
 		l.closeEnds()
 		return nil, err
 	}
-	clientFD, err := newTUN(l.Client, "link0", clientAddr, serverAddr, p.MTU)
+	clientFD, err := newTUN(l.Client, l.device, clientAddr, serverAddr, p.MTU)
 	if err != nil {
 		unix.Close(serverFD)
 		l.closeEnds()
@@ -154,7 +171,7 @@ func setCongestion(l *Link) (string, error) {
 		src, dst string
 	}{{l.Server, l.ServerIP, l.ClientIP}, {l.Client, l.ClientIP, l.ServerIP}} {
 		var said strings.Builder
-		cmd := exec.Command("ip", "route", "replace", end.dst, "dev", "link0", "src", end.src, "congctl", wantCongestion)
+		cmd := exec.Command("ip", "route", "replace", end.dst, "dev", l.device, "src", end.src, "congctl", wantCongestion)
 		cmd.Stderr = &said
 		err := end.ns.Start(cmd)
 		if err == nil {
@@ -183,6 +200,9 @@ func (l *Link) Close() error {
 }
 
 func (l *Link) closeEnds() error {
+	if l.clientLent {
+		return l.Server.Close()
+	}
 	return errors.Join(l.Server.Close(), l.Client.Close())
 }
 

@@ -37,6 +37,29 @@ func open(t *testing.T, spec string) *Link {
 	return l
 }
 
+// A link that is added has a bandwidth of its own.
+func TestAdd(t *testing.T) {
+	l := open(t, "100mbit/4ms")
+	more, err := l.Add(Params{Bits: 10e6, RTT: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := more.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range []struct {
+		l           *Link
+		least, most float64
+	}{{more, 1e6, 10e6}, {l, 12e6, 100e6}, {more, 1e6, 10e6}} {
+		r, err := c.l.Check(t.Context(), time.Second)
+		if err != nil || r.GoodputBits < c.least || r.GoodputBits > c.most || r.RTT < c.l.Params.RTT {
+			t.Errorf("%v: %v, %v", c.l, r, err)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
 		in   string

@@ -33,6 +33,7 @@ type flags struct {
 	rounds, fetchRounds                          int
 	timeout                                      time.Duration
 	check                                        bool
+	mirrors                                      []link.Params
 	zstd19                                       int64
 }
 
@@ -51,6 +52,11 @@ func main() {
 	flag.StringVar(&f.bootprof, "bootprof", "bootprof", "bootprof `BINARY` to measure")
 	flag.Func("link", "`BANDWIDTH/RTT[/LOSS%]` of the link (default 100mbit/20ms)", func(s string) (err error) {
 		f.link, err = link.Parse(s)
+		return err
+	})
+	flag.Func("mirror", "way mirrors: as bootprof, from several servers, each behind a link `BANDWIDTH/RTT[/LOSS%]` of its own; give it for each", func(s string) error {
+		p, err := link.Parse(s)
+		f.mirrors = append(f.mirrors, p)
 		return err
 	})
 	flag.Int64Var(&f.zstd19, "zstd19", 0, "`BYTES` of the touched pages as one stream of zstd -19, to compare with")
@@ -102,6 +108,11 @@ func run(ctx context.Context, f flags) error {
 	}
 	if f.pack != "" {
 		c.Ways = append(c.Ways, bench.Mounted(bench.Trained, f.bootprof, f.pack))
+	}
+	if f.pack != "" && len(f.mirrors) > 0 {
+		way := bench.Mounted("mirrors", f.bootprof, f.pack)
+		way.Links = f.mirrors
+		c.Ways = append(c.Ways, way)
 	}
 	if f.pack != "" || f.plainPack != "" {
 		c.Warm = append(c.Warm, f.bootprof)
