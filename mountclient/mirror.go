@@ -19,6 +19,8 @@ const (
 	shortRest     = time.Second            // the same of one that broke off
 	longRest      = 30 * time.Second       // of one that does not have the file or refuses it, and the longest
 	rateWindow    = 50 * time.Millisecond
+	firstWindow   = 20 * time.Millisecond // the same of the first measurement
+	rescueTime    = 20 * time.Millisecond // by which another mirror has to be faster at the least
 	pieceTime     = 40 * time.Millisecond // of a piece of the preload; a mirror has two of them to give
 	leastPiece    = 64 << 10
 	mostPiece     = 1 << 20
@@ -86,7 +88,7 @@ func (m *mirror) came(n int64) {
 	m.windowed += n
 	now := time.Now()
 	took := now.Sub(m.window)
-	if took < rateWindow {
+	if took < rateWindow && (m.rate > 0 || took < firstWindow) {
 		return
 	}
 	seen := float64(m.windowed) / took.Seconds()
@@ -280,6 +282,47 @@ func (f *fetcher) freest(left map[*httpSource]int64) (*httpSource, int64) {
 		}
 	}
 	return best, most
+}
+
+// rescue gives the rest of a segment to another mirror that will have brought it in less than half the time. It looks
+// at the segment that is needed first; what is behind it has time. The caller holds mu.
+func (p *preload) rescue() {
+	now := time.Now()
+	if len(p.fetch.mirrors) == 0 || now.Sub(p.looked) < rescueTime/4 {
+		return
+	}
+	p.looked = now
+	for p.whole < p.next && p.segs[p.whole].off+p.segs[p.whole].filled == p.segs[p.whole].end {
+		p.whole++
+	}
+	for i := p.whole; i < p.next; i++ {
+		s := p.segs[i]
+		rest := s.end - s.off - s.filled
+		rate := s.src.mirror.share()
+		if rest == 0 || rate == 0 {
+			continue
+		}
+		other := p.fetch.pick(rest, s.src)
+		if other == nil || !other.mirror.usable(now) || other.mirror.throughput() == 0 {
+			continue
+		}
+		takes := other.mirror.expect(rest, guessedRate)
+		if time.Duration(float64(rest)/rate*float64(time.Second)) < 2*takes+rescueTime {
+			continue
+		}
+		comes := min(rest-1, int64(rate*other.mirror.expect(0, guessedRate).Seconds())) // until the other one answers
+		p.split(s, s.filled+comes, p.next)
+		p.segs[p.next].src, p.segs[p.next].opening = other, true
+		p.free.Broadcast()
+		return
+	}
+}
+
+// share is the rate of one of the answers that come now; 0: not known.
+func (m *mirror) share() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rate / float64(max(1, m.bodies))
 }
 
 // elsewhere notes the fault of a source and tells whether another may be asked at once.

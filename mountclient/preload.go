@@ -53,6 +53,8 @@ type preload struct {
 	sorted  []*segment            // by offset
 	next    int                   // segs[next:] are not taken yet
 	left    map[*httpSource]int64 // bytes to come of segments taken, but for those of the opening
+	whole   int                   // segs[:whole] are complete
+	looked  time.Time             // when rescue last looked at them
 	waiting []*span               // what readers wait for
 	curious int                   // readers that wait for any answer, for the file's size
 	err     error                 // permanent: the preload will not go on
@@ -65,7 +67,8 @@ type segment struct {
 	span
 	filled  int64       // bytes got
 	opening bool        // sent at once, whatever else is under way
-	src     *httpSource // whom to ask first; set when taken
+	src     *httpSource // whom to ask first; set when taken, or before by rescue
+	stop    context.CancelFunc
 }
 
 // startPreload sends the opening requests. ctx ends the preload; wait for its goroutines by closing running.
@@ -138,8 +141,9 @@ func (p *preload) work(ctx context.Context) {
 			return
 		}
 		for {
-			from := s.off + s.filled // changed by this goroutine only
-			err := p.fetch.streamFrom(ctx, s.src, from, s.end-from, func(b []byte) { p.store(s, b) })
+			fetch, from, end := p.begin(ctx, s)
+			err := p.fetch.streamFrom(fetch, s.src, from, end-from, func(b []byte) { p.store(s, b) })
+			s.stop()
 			if p.finish(ctx, s, err) {
 				break
 			}
@@ -148,6 +152,14 @@ func (p *preload) work(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// begin returns what is still to come of a segment, and the context of the request for it.
+func (p *preload) begin(ctx context.Context, s *segment) (fetch context.Context, from, end int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fetch, s.stop = context.WithCancel(ctx)
+	return fetch, s.off + s.filled, s.end
 }
 
 // take waits for a segment that nobody works on and whose turn it is.
@@ -161,12 +173,16 @@ func (p *preload) take(ctx context.Context) *segment {
 		if p.next < len(p.segs) {
 			s := p.segs[p.next]
 			if s.opening {
-				s.src = p.fetch.nth(p.next)
+				if s.src == nil {
+					s.src = p.fetch.nth(p.next)
+				}
 				p.next++
 				return s
 			}
 			if src, most := p.fetch.freest(p.left); src != nil {
-				p.cut(s, most)
+				if s.end-s.off > most {
+					p.split(s, most, p.next+1)
+				}
 				s.src = src
 				p.left[src] += s.end - s.off
 				p.next++
@@ -177,14 +193,14 @@ func (p *preload) take(ctx context.Context) *segment {
 	}
 }
 
-// cut makes the next segment at most n bytes long; what it had beyond them follows it. The caller holds mu.
-func (p *preload) cut(s *segment, n int64) {
-	if s.end-s.off <= n {
-		return
-	}
+// split makes a segment n bytes long; what it had beyond them becomes segs[at], and its own. The caller holds mu.
+func (p *preload) split(s *segment, n int64, at int) {
 	rest := &segment{span: span{s.off + n, s.end}}
-	s.end = s.off + n
-	p.segs = slices.Insert(p.segs, p.next+1, rest)
+	if s.src != nil && !s.opening {
+		p.left[s.src] -= rest.end - rest.off
+	}
+	s.end = rest.off
+	p.segs = slices.Insert(p.segs, at, rest)
 	p.sorted = slices.Insert(p.sorted, p.behind(rest.off), rest)
 }
 
@@ -201,7 +217,7 @@ func (p *preload) finish(ctx context.Context, s *segment, err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case err == nil, beyondEnd(err) && s.off > 0 && p.endsBefore(ctx, s.off):
+	case err == nil, s.off+s.filled == s.end, beyondEnd(err) && s.off > 0 && p.endsBefore(ctx, s.off):
 	case ctx.Err() != nil:
 	case p.fetch.used():
 		return false // Options.Timeout is for readers: the zone is completed when the network is back
@@ -252,7 +268,14 @@ var errEndsEarly = errors.New("the file is cut off")
 
 // store keeps bytes of a segment as they come.
 func (p *preload) store(s *segment, b []byte) {
-	_, err := p.zone.WriteAt(b, s.off+s.filled)
+	p.mu.Lock()
+	if rest := s.end - s.off - s.filled; int64(len(b)) > rest { // it was cut
+		b = b[:rest]
+		s.stop()
+	}
+	off := s.off + s.filled
+	p.mu.Unlock()
+	_, err := p.zone.WriteAt(b, off)
 	p.mu.Lock()
 	if err != nil && p.err == nil {
 		p.err = fmt.Errorf("keeping preloaded bytes in memory: %w", err)
@@ -263,6 +286,7 @@ func (p *preload) store(s *segment, b []byte) {
 			p.free.Signal()
 		}
 	}
+	p.rescue()
 	p.advance()
 	more := s.off+s.filled < s.end
 	p.mu.Unlock()

@@ -39,10 +39,14 @@ func (s *signer) run(args ...string) {
 	}
 }
 
-// sign returns the signature of a file with a trusted comment.
+// sign returns the signature of a file with a trusted comment. It may be called by several tests at a time.
 func (s *signer) sign(file []byte, comment string) []byte {
 	s.t.Helper()
-	path := filepath.Join(s.dir, "file")
+	dir, err := os.MkdirTemp(s.dir, "")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	path := filepath.Join(dir, "file")
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
