@@ -18,10 +18,11 @@ const (
 	lateRest      = 100 * time.Millisecond // of a mirror that was late; doubled each time
 	shortRest     = time.Second            // the same of one that broke off
 	longRest      = 30 * time.Second       // of one that does not have the file or refuses it, and the longest
-	rateWindow    = 50 * time.Millisecond
-	firstWindow   = 20 * time.Millisecond // the same of the first measurement
-	rescueTime    = 20 * time.Millisecond // by which another mirror has to be faster at the least
-	pieceTime     = 40 * time.Millisecond // of a piece of the preload; a mirror has two of them to give
+	rateWindow    = 50 * time.Millisecond  // of a sample of throughput
+	firstBytes    = 20 << 10               // of the first sample
+	idleGap       = 3 * time.Millisecond   // between packets: a longer one is TCP waiting for its window to open, and not the link
+	rescueTime    = 10 * time.Millisecond  // by which another mirror has to be faster at the least
+	pieceTime     = 40 * time.Millisecond  // of a piece of the preload; a mirror has two of them to give
 	leastPiece    = 64 << 10
 	mostPiece     = 1 << 20
 	slowest       = 8 // a mirror slower by this than the fastest has no part in the preload
@@ -40,8 +41,9 @@ type mirror struct {
 	rate     float64       // bytes per second while bodies come; 0: not known
 	asked    int64         // bytes asked for that have not come
 	bodies   int           // coming now
-	window   time.Time     // since when windowed counts
-	windowed int64
+	last     time.Time     // when bytes came
+	windowed int64         // bytes since the last sample of rate, which came in busy
+	busy     time.Duration
 	tried    time.Time // the last request
 	rests    time.Time // not to be asked before, if another can be
 	rest     time.Duration
@@ -74,7 +76,7 @@ func (m *mirror) first(begun time.Time) {
 		m.latency += (took - m.latency) / 8
 	}
 	if m.bodies++; m.bodies == 1 {
-		m.window, m.windowed = now, 0
+		m.last = now
 	}
 	m.rest, m.rests = 0, time.Time{}
 }
@@ -87,17 +89,18 @@ func (m *mirror) came(n int64) {
 	m.asked -= n
 	m.windowed += n
 	now := time.Now()
-	took := now.Sub(m.window)
-	if took < rateWindow && (m.rate > 0 || took < firstWindow) {
+	m.busy += min(now.Sub(m.last), idleGap)
+	m.last = now
+	if m.busy < rateWindow && (m.rate > 0 || m.windowed < firstBytes) {
 		return
 	}
-	seen := float64(m.windowed) / took.Seconds()
+	seen := float64(m.windowed) / max(m.busy, time.Millisecond).Seconds()
 	if m.rate == 0 {
 		m.rate = seen
 	} else {
 		m.rate += (seen - m.rate) / 4
 	}
-	m.window, m.windowed = now, 0
+	m.windowed, m.busy = 0, 0
 }
 
 // end notes that nothing more comes to a request. left is how many of its bytes did not; started, whether any did.
@@ -284,7 +287,7 @@ func (f *fetcher) freest(left map[*httpSource]int64) (*httpSource, int64) {
 	return best, most
 }
 
-// rescue gives the rest of a segment to another mirror that will have brought it in less than half the time. It looks
+// rescue gives the rest of a segment to another mirror that will have brought it in two thirds of the time. It looks
 // at the segment that is needed first; what is behind it has time. The caller holds mu.
 func (p *preload) rescue() {
 	now := time.Now()
@@ -307,7 +310,7 @@ func (p *preload) rescue() {
 			continue
 		}
 		takes := other.mirror.expect(rest, guessedRate)
-		if time.Duration(float64(rest)/rate*float64(time.Second)) < 2*takes+rescueTime {
+		if time.Duration(float64(rest)/rate*float64(time.Second)) < takes*3/2+rescueTime {
 			continue
 		}
 		comes := min(rest-1, int64(rate*other.mirror.expect(0, guessedRate).Seconds())) // until the other one answers
