@@ -57,10 +57,12 @@ type Client struct {
 	store  *store
 	cache  *cache // nil without Options.CacheDir
 	zone   *bootZone
-	demand *demand                                            // nil: see plain
-	plain  *plain                                             // nil: it is a pack
-	need   func(ctx context.Context, page, pages int64) error // of demand or plain
+	demand *demand // nil: see plain
+	plain  *plain  // nil: it is a pack
 	push   *pusher
+
+	// need is that of demand or plain.
+	need func(ctx context.Context, page, pages int64) error
 
 	broken   chan struct{} // closed when the boot zone cannot be completed
 	brokenBy error         // set before
