@@ -111,7 +111,10 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 		defer os.Remove(dir)
 	}
 	disableRequestTimeout(m.Client)
-	img := &imageFile{size: m.Client.Size(), read: m.read, log: m.opts.Log}
+	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log}
+	if m.opts.Raw {
+		img.size = m.Client.Size() // a file system may need the whole last page
+	}
 	if m.server, err = mountFUSE(dir, img); err != nil {
 		return &SetupError{err}
 	}
@@ -126,7 +129,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 		return err
 	}
 	bdi := lowerReadahead(file)
-	m.Client.push.write = img.WriteCache
+	m.Client.push.write = img.push
 	for range pushGoroutines {
 		m.parts.Go(func() { m.Client.push.run(run) })
 	}

@@ -34,7 +34,7 @@ import (
 
 // Options of a client. URL must be set.
 type Options struct {
-	URL          string        // http or https, of a pack, a manifest, or an image with a manifest beside it
+	URL          string        // http or https, of a pack, a manifest, or an image
 	CacheDir     string        // keeps pages across runs; empty: memory only
 	Digest       string        // "sha256:HEX" of the pack's header; empty: any pack
 	PublicKey    string        // a minisign public key, or the path of one: only a pack signed with it; empty: any
@@ -57,8 +57,12 @@ type Client struct {
 	store  *store
 	cache  *cache // nil without Options.CacheDir
 	zone   *bootZone
-	demand *demand
+	demand *demand // nil: see plain
+	plain  *plain  // nil: it is a pack
 	push   *pusher
+
+	// need is that of demand or plain.
+	need func(ctx context.Context, page, pages int64) error
 
 	broken   chan struct{} // closed when the boot zone cannot be completed
 	brokenBy error         // set before
@@ -97,6 +101,7 @@ func (c *Client) build(ctx, life context.Context) error {
 	c.zone = &bootZone{at: c.at, net: c.fetch.network, damaged: damaged, index: c.index, store: c.store, pushed: c.arrived}
 	c.demand = &demand{ctx: life, at: c.at, net: c.fetch.network, damaged: damaged, body: bpk.NewBody(c.head), boot: c.index,
 		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, flights: make(map[int64]*flight)}
+	c.need = c.demand.need
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
 	}
@@ -142,9 +147,23 @@ func (c *Client) arrived(ranges []bpk.Range) {
 }
 
 // Size returns the image's size in bytes.
-func (c *Client) Size() int64 { return c.head.ImageSize }
+func (c *Client) Size() int64 {
+	if c.plain != nil {
+		return c.plain.size
+	}
+	return c.head.ImageSize
+}
 
-// ReadAt fills dst with the image's bytes from imageOff on. It waits until they are there.
+// misses returns how many chunks or windows were fetched because a reader waited.
+func (c *Client) misses() int64 {
+	if c.plain != nil {
+		return c.plain.misses.Load()
+	}
+	return c.demand.misses.Load()
+}
+
+// ReadAt fills dst with the image's bytes from imageOff on. It waits until they are there. The last page is filled up
+// with zeros.
 func (c *Client) ReadAt(ctx context.Context, dst []byte, imageOff int64) (int, error) {
 	if imageOff >= c.head.ImageSize {
 		return 0, nil
@@ -175,7 +194,7 @@ func (c *Client) bring(ctx context.Context, page, pages int64) error {
 	if c.cache != nil {
 		c.cache.revive([]bpk.Range{{Page: page, Pages: pages}})
 	}
-	if err := c.demand.need(ctx, page, pages); err != nil {
+	if err := c.need(ctx, page, pages); err != nil {
 		return err
 	}
 	for p := page; p < page+pages; p++ {
@@ -238,6 +257,9 @@ func (c *Client) Close() error {
 	if c.demand != nil {
 		c.demand.running.Wait()
 		c.demand.dec.Close()
+	}
+	if c.plain != nil {
+		c.plain.running.Wait()
 	}
 	c.fetch.close()
 	var errs []error

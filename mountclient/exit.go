@@ -34,6 +34,7 @@ func ExitCode(err error) int {
 		key     *KeyError
 		signed  *SignatureError
 		image   *ImageError
+		plain   *UnverifiedError
 	)
 	switch {
 	case err == nil:
@@ -42,7 +43,7 @@ func ExitCode(err error) int {
 		return ExitSetup
 	case errors.As(err, &url), errors.As(err, &key):
 		return ExitUsage
-	case errors.As(err, &digest), errors.As(err, &signed):
+	case errors.As(err, &digest), errors.As(err, &signed), errors.As(err, &plain):
 		return ExitTrust
 	case errors.As(err, &notPack), errors.As(err, &corrupt), errors.As(err, &version), errors.As(err, &image), errors.Is(err, bpk.ErrNotPack):
 		return ExitFormat

@@ -240,7 +240,7 @@ func TestFormsBadInput(t *testing.T) {
 		code   int
 		says   []string
 	}{
-		{"image without a manifest", formImage, func(s *fileServer) { s.put(formManifest, nil) }, ExitFormat, []string{"not a bootprof pack", "starts like an image (erofs)", "no manifest beside it", formManifest, "404"}},
+		{"image without a manifest, with a digest", formImage, func(s *fileServer) { s.put(formManifest, nil) }, ExitTrust, []string{formImage, "is an image (erofs) with no manifest beside it", "cannot be verified"}},
 		{"neither image nor pack", "x", func(s *fileServer) { s.put("x", bytes.Repeat([]byte("hello"), 1000)) }, ExitFormat, []string{"not a bootprof pack", `"hellohel"`, "no manifest beside it"}},
 		{"a web site that has a page for any name", "x", func(s *fileServer) {
 			s.put("x", bytes.Repeat([]byte("hello"), 1000))
@@ -274,7 +274,11 @@ func TestFormsBadInput(t *testing.T) {
 			c.change(s)
 			ctx, cancel := context.WithTimeout(t.Context(), testWait)
 			defer cancel()
-			cl, err := openURL(t, s.url(c.url), nil)
+			cl, err := openURL(t, s.url(c.url), func(o *Options) {
+				if c.code == ExitTrust {
+					o.Digest = "sha256:00"
+				}
+			})
 			image := f.image
 			if strings.Contains(c.name, "other page") {
 				image = z.image

@@ -68,6 +68,11 @@ func (n *imageFile) Read(ctx context.Context, _ fs.FileHandle, dst []byte, off i
 	return fuse.ReadResultData(dst[:m]), 0
 }
 
+// push puts bytes into the kernel's page cache. Any beyond the end would make the file longer.
+func (n *imageFile) push(imageOff int64, data []byte) syscall.Errno {
+	return n.WriteCache(imageOff, data[:min(int64(len(data)), n.size-imageOff)])
+}
+
 // A rootDir is the directory that holds the image file.
 type rootDir struct {
 	fs.Inode

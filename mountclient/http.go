@@ -290,7 +290,10 @@ func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int
 	if why := compressed(resp); why != "" {
 		return bad(why)
 	}
-	return end - start, s.pin.check(s.shown, size, resp.Header.Get("ETag"))
+	if err := s.pin.check(s.shown, size, resp.Header.Get("ETag")); err != nil {
+		return 0, err
+	}
+	return end - start, s.pin.date(s.shown, resp.Header.Get("Last-Modified"))
 }
 
 // checkWhole looks at the head of an answer that has to be a whole file.

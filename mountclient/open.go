@@ -40,7 +40,8 @@ func isOther(err error) bool {
 	var digest *DigestError
 	var sign *SignatureError
 	var notPack *NotPackError
-	return isCorrupt(err) || errors.As(err, &digest) || errors.As(err, &sign) || errors.As(err, &notPack)
+	var unverified *UnverifiedError
+	return isCorrupt(err) || errors.As(err, &digest) || errors.As(err, &sign) || errors.As(err, &notPack) || errors.As(err, &unverified)
 }
 
 func openAll(ctx context.Context, opts Options) (*Client, error) {
@@ -83,7 +84,10 @@ func (c *Client) open(ctx, life context.Context, key *signedBy) error {
 		image = remote{c.fetch, c.pre}
 		manifest := c.fetch.sibling(func(image string) string { return image + bpk.ManifestSuffix })
 		signature = key.fetch(life, manifest, &c.running)
-		err = besideError(notPack, c.readManifest(ctx, life, manifest))
+		if err = c.readManifest(ctx, life, manifest); isMissing(err) {
+			return c.openPlain(ctx, life, image, notPack, err)
+		}
+		err = besideError(notPack, err)
 	}
 	if err != nil {
 		return err

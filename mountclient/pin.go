@@ -16,6 +16,10 @@ type pin struct {
 	set    bool
 	length int64
 	etags  map[string]string // by URL
+
+	modified string // Last-Modified of the first answer that had one
+	dated    bool   // it has to be that of all answers
+	redated  error  // the first answer with another one
 }
 
 // size returns the file's length in bytes, or -1 before the first answer.
@@ -53,6 +57,33 @@ func (p *pin) check(url string, length int64, etag string) error {
 		p.etags[url] = etag
 	}
 	return nil
+}
+
+// date takes Last-Modified from the first answer that has it. Later ones are compared with it after checkDate.
+func (p *pin) date(url, modified string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.modified == "" || modified == "" || modified == p.modified {
+		p.modified = max(p.modified, modified)
+		return nil
+	}
+	err := &identityError{url, "Last-Modified " + p.modified, "Last-Modified " + modified}
+	if p.redated == nil {
+		p.redated = err
+	}
+	if p.dated {
+		return err
+	}
+	return nil
+}
+
+// checkDate makes Last-Modified a part of the identity, as nothing else tells one version of the file from another. It
+// returns an error if answers have differed already.
+func (p *pin) checkDate() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dated = true
+	return p.redated
 }
 
 // counters count what went over the sources of one client.

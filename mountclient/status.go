@@ -24,7 +24,7 @@ type Status struct {
 	PID             int     `json:"pid"`
 	URL             string  `json:"url"` // without credentials
 	Dir             string  `json:"dir"`
-	Digest          string  `json:"digest"`
+	Digest          string  `json:"digest"` // empty: the image was not packed
 	ImageBytes      int64   `json:"image_bytes"`
 	Phase           string  `json:"phase"` // "preloading", "running"
 	UpSeconds       float64 `json:"up_seconds"`
@@ -34,7 +34,7 @@ type Status struct {
 	BootPagesLoaded int64   `json:"boot_pages_loaded"`
 	PushedPages     int64   `json:"pushed_pages"` // put into the kernel's page cache ahead of a read
 	Reads           int64   `json:"reads"`        // reads that the page cache could not answer
-	Misses          int64   `json:"misses"`       // chunks outside the boot zone that a reader waited for
+	Misses          int64   `json:"misses"`       // chunks outside the boot zone, or windows of a plain image, that a reader waited for
 	StalledSeconds  float64 `json:"stalled_seconds"`
 	Requests        int64   `json:"requests"` // GETs sent, repeated ones included
 	Bytes           int64   `json:"bytes"`    // of bodies received
@@ -53,7 +53,7 @@ func (m *Mounted) Status() Status {
 		ImageBytes: c.head.ImageSize, Phase: "preloading",
 		UpSeconds: time.Since(c.started).Seconds(), ReadySeconds: seconds(c.ready.Load()), HotSeconds: seconds(c.hot.Load()),
 		BootPages: c.head.BootPages, PushedPages: c.push.pushedPages(), Reads: c.reads.Load(),
-		Misses: c.demand.misses.Load(), StalledSeconds: seconds(c.stalled.Load()),
+		Misses: c.misses(), StalledSeconds: seconds(c.stalled.Load()),
 		Requests: c.fetch.src.count.requests.Load(), Bytes: c.fetch.src.count.bytes.Load(),
 		Retries: c.fetch.src.count.retries.Load(), DamagedChunks: c.fetch.src.count.corrupt.Load(),
 		CacheDir: c.opts.CacheDir, HeldPages: c.store.heldPages(),
@@ -61,6 +61,9 @@ func (m *Mounted) Status() Status {
 	if n := c.zone.decoded.Load(); n > 0 {
 		last := c.index.Chunks[n-1]
 		s.BootPagesLoaded = int64(last.First + last.Pages)
+	}
+	if c.plain != nil {
+		s.Digest = ""
 	}
 	if s.HotSeconds > 0 {
 		s.Phase = "running"

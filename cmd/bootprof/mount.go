@@ -18,7 +18,7 @@ func (a *app) mountCmd() *cobra.Command {
 		Short: "Mount the file system of a pack that lies on a web server",
 		Long: `Mount the file system in the pack at URL (http, https or file) read-only at DIR, an empty directory. URL may also be the
 index of a split pack, an image with its manifest beside it (URL.bpm), or that manifest. Several URLs are mirrors, used
-at the same time.
+at the same time. A plain image without a manifest is mounted, too, but neither verified nor fast.
 
 Returns 0 once DIR is ready, non-zero with one line why not. A process stays behind that carries the
 mount; it ends when DIR is unmounted with umount(8). While DIR is mounted, a fault of the network makes
