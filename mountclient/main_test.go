@@ -74,7 +74,9 @@ var fusectl string
 func testMain(m *testing.M) int {
 	leaveMounts()
 	flag.Parse()
-	_ = flag.Set("test.parallel", "8") // these tests wait more than they work
+	if flag.Lookup("test.fuzz").Value.String() == "" { // there it is the number of processes
+		_ = flag.Set("test.parallel", "8") // these tests wait more than they work
+	}
 	tmp, err := os.MkdirTemp("", "mountclient-test-")
 	if err == nil {
 		defer os.RemoveAll(tmp)

@@ -34,7 +34,7 @@ fuzz() {
 		return
 	fi
 	echo "$name in $dir FAILED:"
-	tail -n 60 "$log"
+	grep -v '^fuzz: elapsed' "$log" | head -n 60
 	return 1
 }
 export -f fuzz
