@@ -73,7 +73,7 @@ func (m *Mounted) Status() Status {
 
 func seconds(ns int64) float64 { return time.Duration(ns).Seconds() }
 
-// serveStatus answers every connection to a unix socket in RunDir with the status as JSON, until ctx ends;
+// serveStatus answers every connection to a unix socket in RunDir with the status (see answer), until ctx ends;
 // it then removes the socket.
 func (m *Mounted) serveStatus(ctx context.Context) error {
 	dir := m.opts.RunDir
@@ -97,9 +97,7 @@ func (m *Mounted) serveStatus(ctx context.Context) error {
 			if err != nil {
 				return
 			}
-			_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-			_ = json.NewEncoder(conn).Encode(m.Status())
-			conn.Close()
+			answer(conn, m.Status())
 		}
 	})
 	return nil
@@ -148,5 +146,6 @@ func readSocket(path string) (s Status, err error) {
 	}
 	defer conn.Close()
 	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_, _ = io.WriteString(conn, "\n") // the bare JSON, at once
 	return s, json.NewDecoder(conn).Decode(&s)
 }
