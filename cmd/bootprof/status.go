@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) statusCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, asMetrics bool
 	cmd := &cobra.Command{
 		Use:   "status [DIR]",
 		Short: "Show what the running mounts do",
@@ -22,6 +22,9 @@ func (a *app) statusCmd() *cobra.Command {
 			all, err := mountclient.ReadStatus("")
 			if err != nil {
 				return err
+			}
+			if asMetrics && len(args) == 0 {
+				return &codedError{mountclient.ExitUsage, fmt.Errorf("--metrics needs a DIR")}
 			}
 			if len(args) == 0 {
 				if asJSON {
@@ -46,6 +49,9 @@ func (a *app) statusCmd() *cobra.Command {
 			switch {
 			case found == nil:
 				return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+			case asMetrics:
+				_, err := a.stdout.Write(found.Metrics())
+				return err
 			case asJSON:
 				return json.NewEncoder(a.stdout).Encode(found)
 			}
@@ -53,6 +59,7 @@ func (a *app) statusCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
+	cmd.Flags().BoolVar(&asMetrics, "metrics", false, "metrics of DIR in Prometheus text format on stdout")
 	return cmd
 }
 
