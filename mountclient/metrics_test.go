@@ -44,7 +44,7 @@ func TestMetricsOverSocket(t *testing.T) {
 	t.Parallel()
 	path := statusSocket(t, Status{Misses: 7, StalledSeconds: 0.25, ByCause: ByteCauses{Demand: 9},
 		Mirrors: []MirrorStatus{{Name: `http://a\"` + "\n", State: "used", Bytes: 5}, {Name: "http://b", State: "dropped"}}})
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", path)
 	}}}
 	if resp, err := client.Get("http://x/other"); err != nil || resp.StatusCode != 404 {
