@@ -100,7 +100,7 @@ func (c *Client) build(ctx, life context.Context) error {
 	damaged := &c.fetch.src.count.corrupt
 	c.zone = &bootZone{at: c.at, net: c.fetch.network, damaged: damaged, index: c.index, store: c.store, pushed: c.arrived}
 	c.demand = &demand{ctx: life, at: c.at, net: c.fetch.network, damaged: damaged, body: bpk.NewBody(c.head), boot: c.index,
-		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, flights: make(map[int64]*flight)}
+		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, flights: make(map[int64]*flight), started: c.started}
 	c.need = c.demand.need
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)

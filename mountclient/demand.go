@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"bootprof/imagepack/bpk"
 )
@@ -30,6 +31,8 @@ type demand struct {
 	misses  atomic.Int64  // chunks fetched because a reader waited
 	damaged *atomic.Int64 // chunks and nodes whose digest was wrong
 	trails  trails
+	started time.Time // of the client
+	missed  missLog
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -67,11 +70,12 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 	}
 	if len(mine) > 0 {
 		d.misses.Add(int64(len(mine)))
+		d.missed.add(d.boot, d.started, mine, false)
 		if n := d.trails.follow(mine[0].entry.Page, next); n > 0 {
 			d.running.Go(func() { d.ahead(next, n) })
 		}
 	}
-	d.start(mine)
+	d.start(mine, forReader)
 	if failed != nil {
 		return failed
 	}
@@ -89,11 +93,11 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 }
 
 // start fetches the chunks of new flights.
-func (d *demand) start(mine []*flight) {
+func (d *demand) start(mine []*flight, why cause) {
 	for len(mine) > 0 {
 		group := adjacent(mine)
 		mine = mine[len(group):]
-		d.running.Go(func() { d.load(group) })
+		d.running.Go(func() { d.load(group, why) })
 	}
 }
 
@@ -113,7 +117,8 @@ func (d *demand) ahead(page int64, n int) {
 		}
 		page = e.Page + e.Pages
 	}
-	d.start(mine)
+	d.missed.add(d.boot, d.started, mine, true)
+	d.start(mine, forAhead)
 }
 
 // flight returns the fetch of chunk e that is under way, or a new one.
@@ -145,7 +150,7 @@ func adjacent(fs []*flight) []*flight {
 }
 
 // load fetches the chunks of a group in one request, and wakes their readers.
-func (d *demand) load(group []*flight) {
+func (d *demand) load(group []*flight, why cause) {
 	first, last := group[0].entry, group[len(group)-1].entry
 	var raw []byte
 	var src *httpSource
@@ -156,7 +161,7 @@ func (d *demand) load(group []*flight) {
 	if raw == nil && first.Len > 0 {
 		b := first.Block
 		b.Len = last.PackOff + last.Len - first.PackOff
-		raw, src, err = d.at.fetch(d.ctx, b, nil)
+		raw, src, err = d.at.fetch(because(d.ctx, why), b, nil)
 	}
 	for _, f := range group {
 		if err != nil {
@@ -229,7 +234,7 @@ func (d *demand) node(what string, b bpk.Block) ([]byte, error) {
 	if raw := d.at.early(b); raw != nil {
 		return raw, nil
 	}
-	raw, src, err := d.at.fetch(d.ctx, b, nil)
+	raw, src, err := d.at.fetch(because(d.ctx, forReader), b, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -195,6 +195,7 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	}
 	s.count.requests.Add(1)
 	begun := s.mirror.begin(n)
+	why := causeOf(ctx)
 	var got int64
 	defer func() { s.mirror.end(n-got, got > 0) }()
 	resp, err := s.client.Do(req)
@@ -212,6 +213,7 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
 		if m > 0 {
 			s.count.bytes.Add(int64(m))
+			s.count.byCause[why].Add(int64(m))
 			if got == 0 {
 				s.mirror.first(begun)
 			}

@@ -330,7 +330,9 @@ func (m *mirror) share() float64 {
 
 // elsewhere notes the fault of a source and tells whether another may be asked at once.
 func (f *fetcher) elsewhere(s *httpSource, err error) bool {
+	f.last.note(err)
 	if len(f.mirrors) == 0 {
+		s.mirror.failed(0)
 		return false
 	}
 	var others bool

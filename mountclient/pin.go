@@ -91,7 +91,8 @@ type counters struct {
 	requests atomic.Int64
 	bytes    atomic.Int64 // of bodies
 	retries  atomic.Int64
-	corrupt  atomic.Int64 // chunks and nodes whose digest was wrong
+	corrupt  atomic.Int64         // chunks and nodes whose digest was wrong
+	byCause  [causes]atomic.Int64 // bytes
 }
 
 // An ImageError tells that the image beside a manifest is not the one that the manifest was made of.

@@ -72,6 +72,7 @@ func (p *places) again(ctx context.Context, b bpk.Block, src *httpSource, check 
 		if !patient(time.Since(begun)) {
 			return nil, p.explain(b, damaged)
 		}
+		p.pack.fetch.last.note(damaged)
 		p.pack.fetch.log.Warn("damaged chunk, fetching it again", "from", p.where(b), "error", damaged)
 		var raw []byte
 		var err error

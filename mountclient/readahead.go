@@ -29,6 +29,7 @@ func (m *Mounted) booted(ctx context.Context, alive func() bool) bool {
 			return false
 		}
 		if time.Since(begin) >= bootWindow && m.Client.hot.Load() > 0 {
+			m.report()
 			return true
 		}
 	}

@@ -29,6 +29,7 @@ type network struct {
 	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
 	hedges   atomic.Int64 // requests sent because a mirror was late
 	wasted   atomic.Int64 // bytes of answers that came too late
+	last     lastError
 
 	mu     sync.Mutex
 	inUse  bool

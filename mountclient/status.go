@@ -2,17 +2,14 @@ package mountclient
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -43,6 +40,14 @@ type Status struct {
 	CacheDir        string  `json:"cache_dir,omitempty"`
 	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped: damaged, or of damaged pages
 	HeldPages       int64   `json:"held_pages"`              // pages in the store or cache
+
+	Hedges      int64          `json:"hedges"`       // requests sent because a mirror was late
+	WastedBytes int64          `json:"wasted_bytes"` // of Bytes, what came too late
+	ByCause     ByteCauses     `json:"bytes_by_cause"`
+	Mirrors     []MirrorStatus `json:"mirrors"` // one for a single server, too
+
+	LastError        string  `json:"last_error,omitempty"`         // of network or server
+	LastErrorSeconds float64 `json:"last_error_seconds,omitempty"` // from start to it
 }
 
 // Status returns the present state.
@@ -57,7 +62,10 @@ func (m *Mounted) Status() Status {
 		Requests: c.fetch.src.count.requests.Load(), Bytes: c.fetch.src.count.bytes.Load(),
 		Retries: c.fetch.src.count.retries.Load(), DamagedChunks: c.fetch.src.count.corrupt.Load(),
 		CacheDir: c.opts.CacheDir, HeldPages: c.store.heldPages(),
+		Hedges: c.fetch.hedges.Load(), WastedBytes: c.fetch.wasted.Load(), ByCause: c.fetch.src.count.causes(),
+		Mirrors: c.fetch.mirrorStatus(),
 	}
+	s.LastError, s.LastErrorSeconds = c.fetch.last.since(c.started)
 	if n := c.zone.decoded.Load(); n > 0 {
 		last := c.index.Chunks[n-1]
 		s.BootPagesLoaded = int64(last.First + last.Pages)
@@ -76,7 +84,7 @@ func (m *Mounted) Status() Status {
 
 func seconds(ns int64) float64 { return time.Duration(ns).Seconds() }
 
-// serveStatus answers every connection to a unix socket in RunDir with the status as JSON, until ctx ends;
+// serveStatus answers every connection to a unix socket in RunDir (see answer), until ctx ends;
 // it then removes the socket.
 func (m *Mounted) serveStatus(ctx context.Context) error {
 	dir := m.opts.RunDir
@@ -86,25 +94,14 @@ func (m *Mounted) serveStatus(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, strconv.Itoa(os.Getpid())+".sock")
+	path := socketPath(dir, os.Getpid())
 	os.Remove(path) // of an earlier process with our id
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return err
 	}
 	_ = os.Chmod(path, 0o600)
-	m.parts.Go(func() {
-		defer context.AfterFunc(ctx, func() { l.Close() })()
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-			_ = json.NewEncoder(conn).Encode(m.Status())
-			conn.Close()
-		}
-	})
+	m.parts.Go(func() { m.answerAll(ctx, l, m.page) })
 	return nil
 }
 
@@ -125,31 +122,20 @@ func ReadStatus(runDir string) ([]Status, error) {
 			continue
 		}
 		path := filepath.Join(runDir, e.Name())
-		s, err := readSocket(path)
+		var s Status
+		err := askSocket(path, "/status", &s)
+		if ending(err) {
+			err = askSocket(path, "/status", &s)
+		}
 		switch {
 		case err == nil:
 			out = append(out, s)
-		case errors.Is(err, errGone), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // the latter: it is ending
+		case nobody(err):
 			os.Remove(path)
-		default:
+		case !ending(err):
 			return nil, fmt.Errorf("asking the client behind %s: %w", path, err)
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Dir < out[j].Dir })
 	return out, nil
-}
-
-var errGone = errors.New("no client listens")
-
-func readSocket(path string) (s Status, err error) {
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		if os.IsPermission(err) {
-			return s, err
-		}
-		return s, errGone
-	}
-	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
-	return s, json.NewDecoder(conn).Decode(&s)
 }

@@ -11,6 +11,9 @@ package profiles
 
 import "time"
 
+// MethodMisses is the Header.Method of a run of what a mounted client had to fetch outside its boot zone.
+const MethodMisses = "misses"
+
 // PageSize is the unit of recording, in bytes.
 const PageSize = 4096
 
@@ -27,7 +30,7 @@ type Header struct {
 	ImageSize   int64    `json:"image_size"`  // bytes
 	ImageSHA256 [32]byte `json:"-"`           // of the whole image
 	Filesystem  string   `json:"filesystem"`  // "erofs", "squashfs", "" if unknown
-	Method      string   `json:"method"`      // how touches were seen: "fuse-direct"
+	Method      string   `json:"method"`      // how touches were seen: "fuse-direct", MethodMisses
 	Readahead   int64    `json:"readahead"`   // bytes of kernel readahead while recording
 	Kernel      string   `json:"kernel"`      // uname -r
 	Machine     string   `json:"machine"`     // class of machine: "x86_64, 2 cpus, 24 GiB"

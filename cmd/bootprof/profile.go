@@ -30,13 +30,17 @@ func readRuns(paths []string) ([]*profiles.Run, error) {
 	return out, nil
 }
 
-// bootOrder turns runs into the boot order of an image: runs recorded on it page by page, runs of other
-// images by path. Notes for the user go to say.
+// bootOrder turns runs into the boot order of an image: runs recorded on it page by page, behind them
+// what mounts of it missed, and runs of other images by path. Notes for the user go to say.
 func bootOrder(img imagepack.Image, sha [32]byte, names []string, runs []*profiles.Run, say func(string, ...any)) ([]profiles.Range, error) {
-	var exact, coarse []*profiles.Run
-	var exactNames, coarseNames []string
+	var exact, missed, coarse []*profiles.Run
+	var exactNames, missedNames, coarseNames []string
 	var m *imagemap.Map
 	for i, run := range runs {
+		if run.Of(sha) && run.Header.Method == profiles.MethodMisses {
+			missed, missedNames = append(missed, run), append(missedNames, names[i])
+			continue
+		}
 		if run.Of(sha) {
 			exact, exactNames = append(exact, run), append(exactNames, names[i])
 			continue
@@ -54,7 +58,7 @@ func bootOrder(img imagepack.Image, sha [32]byte, names []string, runs []*profil
 	for _, group := range []struct {
 		runs  []*profiles.Run
 		names []string
-	}{{exact, exactNames}, {coarse, coarseNames}} {
+	}{{exact, exactNames}, {missed, missedNames}, {coarse, coarseNames}} {
 		if len(group.runs) == 0 {
 			continue
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,12 +14,21 @@ import (
 )
 
 func (a *app) statusCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, asMetrics bool
+	var misses string
 	cmd := &cobra.Command{
 		Use:   "status [DIR]",
 		Short: "Show what the running mounts do",
 		Args:  args(0, 1, "one DIR at most"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case asJSON && asMetrics, misses != "" && (asJSON || asMetrics):
+				return usage(cmd, errors.New("--json, --metrics and --misses exclude each other"))
+			case asMetrics && len(args) == 0:
+				return usage(cmd, errors.New("--metrics needs a DIR"))
+			case cmd.Flags().Changed("misses") && (misses == "" || len(args) == 0):
+				return usage(cmd, errors.New("--misses needs a FILE and a DIR"))
+			}
 			all, err := mountclient.ReadStatus("")
 			if err != nil {
 				return err
@@ -46,6 +56,11 @@ func (a *app) statusCmd() *cobra.Command {
 			switch {
 			case found == nil:
 				return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+			case misses != "":
+				return a.writeMisses(found, misses)
+			case asMetrics:
+				_, err := a.stdout.Write(found.Metrics())
+				return err
 			case asJSON:
 				return json.NewEncoder(a.stdout).Encode(found)
 			}
@@ -53,6 +68,8 @@ func (a *app) statusCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
+	cmd.Flags().BoolVar(&asMetrics, "metrics", false, "metrics of DIR in Prometheus text format on stdout")
+	cmd.Flags().StringVar(&misses, "misses", "", "write what DIR fetched outside its boot zone to `RUN.bprof`, for pack --profile")
 	return cmd
 }
 
@@ -80,9 +97,32 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		fmt.Fprintf(w, "  boot pages\t%d of %d, all %s; %d pushed ahead of a read\n", s.BootPagesLoaded, s.BootPages, hot, s.PushedPages)
 		fmt.Fprintf(w, "  reads\t%d that the page cache did not have, %d chunks missed, readers waited %.2f s\n", s.Reads, s.Misses, s.StalledSeconds)
 		fmt.Fprintf(w, "  network\t%s in %d requests, %d repeated, %d damaged chunks\n", size(s.Bytes), s.Requests, s.Retries, s.DamagedChunks)
+		fmt.Fprintf(w, "  bytes\tboot %s, demand %s, readahead %s, again for damage %s\n", size(s.ByCause.Boot), size(s.ByCause.Demand), size(s.ByCause.Readahead), size(s.ByCause.Damaged))
+		for _, m := range s.Mirrors {
+			fmt.Fprintf(w, "  server\t%s\n", serverLine(m))
+		}
+		if s.Hedges > 0 {
+			fmt.Fprintf(w, "  hedges\t%d late requests sent to another server, too, %s wasted\n", s.Hedges, size(s.WastedBytes))
+		}
+		if s.LastError != "" {
+			fmt.Fprintf(w, "  last error\t%.0f s ago: %s\n", s.UpSeconds-s.LastErrorSeconds, s.LastError)
+		}
 		if s.CacheDir != "" {
 			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
 		}
 	}
 	return w.Flush()
+}
+
+// serverLine tells of one server.
+func serverLine(m mountclient.MirrorStatus) string {
+	state := m.State
+	if m.Why != "" {
+		state += ": " + m.Why
+	}
+	speed := "speed not known"
+	if m.Throughput > 0 {
+		speed = fmt.Sprintf("%s/s, %.0f ms", size(int64(m.Throughput)), m.LatencySeconds*1000)
+	}
+	return fmt.Sprintf("%s: %s in %d requests, %s, %d faults, %s", m.Name, size(m.Bytes), m.Requests, speed, m.Faults, state)
 }
