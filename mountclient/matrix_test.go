@@ -76,8 +76,14 @@ func TestFaultMatrix(t *testing.T) {
 				checkImage(t, c, p.image, 64<<10)
 				s.Script(nil)
 				checkImage(t, c, p.image, 64<<10)
-				if n := len(s.Requests()); n > 1000 {
-					t.Errorf("%d requests", n)
+				hit := 0
+				for _, r := range s.Requests() {
+					if r.Fault == f.fault.Name {
+						hit++
+					}
+				}
+				if n := len(s.Requests()); n > 1000 || hit == 0 {
+					t.Errorf("%d requests, %d of them hit by the fault", n, hit)
 				}
 			})
 		}
