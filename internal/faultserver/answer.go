@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,6 +22,9 @@ type Answer struct {
 	Cut    int64 // bytes of the body after which the connection is cut; -1: never
 	Stall  int64 // bytes of the body after which nothing more comes; -1: never
 	Rate   int   // bytes per second; 0: no limit
+
+	// Wire answers in place of the server, on the bare connection, which is closed afterwards; nil: the server does.
+	Wire func(c net.Conn) error
 }
 
 // answer makes the right answer for a request.
@@ -107,10 +111,15 @@ func (s *Server) send(w http.ResponseWriter, req *http.Request, a *Answer, n int
 		<-ctx.Done()
 		panic(http.ErrAbortHandler)
 	}
+	if a.Wire != nil {
+		s.update(n, func(r *Request) { r.Status = a.Status })
+		sendWire(w, a)
+		return
+	}
 	for k, v := range a.Header {
 		w.Header()[k] = v
 	}
-	if a.Header.Get("Content-Length") == "" {
+	if a.Header.Get("Content-Length") == "" && a.Header.Get("Transfer-Encoding") == "" {
 		w.Header().Set("Content-Length", strconv.Itoa(len(a.Body)))
 	}
 	s.update(n, func(r *Request) { r.Status = a.Status })
