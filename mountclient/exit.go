@@ -34,13 +34,14 @@ func ExitCode(err error) int {
 		key     *KeyError
 		signed  *SignatureError
 		image   *ImageError
+		access  *AccessError
 	)
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &setup):
 		return ExitSetup
-	case errors.As(err, &url), errors.As(err, &key):
+	case errors.As(err, &url), errors.As(err, &key), errors.As(err, &access):
 		return ExitUsage
 	case errors.As(err, &digest), errors.As(err, &signed):
 		return ExitTrust
