@@ -118,7 +118,7 @@ func TestGet(t *testing.T) {
 		{fault: faultserver.Headers(100_000), says: "header"},
 		{fault: faultserver.Cut(0), says: "EOF"},
 		{fault: faultserver.Cut(70_000), got: 70_000, says: "EOF"},
-		{fault: faultserver.Redirect("/other"), says: "redirect"}, // in a circle
+		{fault: faultserver.Redirect("/other"), says: "redirect", permanent: true}, // in a circle
 	} {
 		name := "none"
 		if c.fault != nil {
