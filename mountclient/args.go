@@ -18,6 +18,12 @@ func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
 		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
 	case o.StartTimeout < 0 || o.Timeout < 0:
 		return errors.New("--timeout and --start-timeout: want 0 or more")
+	case o.KeyFile != "" && o.CertFile == "":
+		return errors.New("--key is of no use without --cert")
+	}
+	if o.Proxy != "" {
+		_, err := parseProxy(o.Proxy)
+		return err
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ type Options struct {
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
 	Log          *slog.Logger  // must be set
+	Access                     // certificates, credentials, proxy
 }
 
 // A Client holds what is known and fetched of one remote image. Make one with Open. Safe for concurrent use.
@@ -262,6 +263,7 @@ func (c *Client) Close() error {
 		c.plain.running.Wait()
 	}
 	c.fetch.close()
+	c.fetch.access.close()
 	var errs []error
 	if c.cache != nil {
 		errs = append(errs, c.cache.close())

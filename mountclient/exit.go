@@ -35,13 +35,14 @@ func ExitCode(err error) int {
 		signed  *SignatureError
 		image   *ImageError
 		plain   *UnverifiedError
+		access  *AccessError
 	)
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &setup):
 		return ExitSetup
-	case errors.As(err, &url), errors.As(err, &key):
+	case errors.As(err, &url), errors.As(err, &key), errors.As(err, &access):
 		return ExitUsage
 	case errors.As(err, &digest), errors.As(err, &signed), errors.As(err, &plain):
 		return ExitTrust

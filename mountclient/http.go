@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -69,7 +68,9 @@ func permanent(err error) bool {
 	var h *HTTPError
 	var id *identityError
 	var image *ImageError
-	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id) || errors.As(err, &image)
+	var tls *TLSError
+	var redirect *RedirectError
+	return errors.As(err, &h) && h.Permanent() || errors.As(err, &id) || errors.As(err, &image) || errors.As(err, &tls) || errors.As(err, &redirect)
 }
 
 // A URLError tells that a URL cannot be that of a pack.
@@ -97,7 +98,16 @@ type httpSource struct {
 	count  *counters
 }
 
-func newHTTPSource(rawURL string) (*httpSource, error) {
+func newHTTPSource(rawURL string) (*httpSource, error) { return newSourceVia(nil, rawURL) }
+
+// newSourceVia is newHTTPSource with what is needed to reach the server; nil: nothing.
+func newSourceVia(via *access, rawURL string) (*httpSource, error) {
+	if via == nil {
+		var err error
+		if via, err = newAccess(Access{}, nil); err != nil {
+			return nil, err
+		}
+	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		var parse *url.Error
@@ -109,29 +119,13 @@ func newHTTPSource(rawURL string) (*httpSource, error) {
 		return nil, &URLError{u.Redacted(), "want http://HOST/PATH, https://HOST/PATH or file:///PATH"}
 	}
 	u.Fragment = ""
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
-	transport := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // ranges are of the bytes as they lie there
-		MaxIdleConnsPerHost:    16,
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		ReadBufferSize:         64 << 10,
-	}
-	if local {
-		transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	}
 	return &httpSource{
 		url:    u.String(),
 		shown:  u.Redacted(),
 		pin:    &pin{},
 		count:  &counters{},
 		mirror: &mirror{name: u.Scheme + "://" + u.Host},
-		client: &http.Client{Transport: transport},
+		client: via.newClient(u),
 	}, nil
 }
 

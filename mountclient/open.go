@@ -45,7 +45,11 @@ func isOther(err error) bool {
 }
 
 func openAll(ctx context.Context, opts Options) (*Client, error) {
-	fetch, err := newFetcher(opts.URL, &network{log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
+	access, err := newAccess(opts.Access, opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	fetch, err := newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ const damagedAtStart = 1500 * time.Millisecond
 // A network is what the fetchers of one client share: how long they wait, and what is known of outages. Safe for
 // concurrent use.
 type network struct {
+	access       *access // nil: Access's zero value
 	log          *slog.Logger
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
@@ -54,7 +55,7 @@ type fetcher struct {
 func newFetcher(urls string, net *network) (*fetcher, error) {
 	f := &fetcher{network: net}
 	for _, url := range SplitURLs(urls) {
-		src, err := newHTTPSource(url)
+		src, err := newSourceVia(net.access, url)
 		if err != nil {
 			return nil, err
 		}

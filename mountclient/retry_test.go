@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -160,7 +159,7 @@ func pipeFetcher(t *testing.T, dial func(ctx context.Context) (net.Conn, error))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := src.client.Transport.(*http.Transport)
+	tr := src.client.Transport.(*transport).plain
 	tr.Proxy = nil
 	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 	return &fetcher{src: src, network: &network{log: testLog(t)}}

@@ -33,6 +33,11 @@ func run(args []string, stderr io.Writer) int {
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
 	fs.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
+	fs.StringVar(&o.CAFile, "ca", "", "trust the CA certificates in `FILE` (PEM), too")
+	fs.StringVar(&o.CertFile, "cert", "", "show the client certificate in `FILE` (PEM) to the server")
+	fs.StringVar(&o.KeyFile, "key", "", "the key of --cert lies in `FILE`; default: in the same one")
+	fs.StringVar(&o.CredentialsFile, "credentials", "", "`FILE` has one line for the server: user:password or Bearer TOKEN")
+	fs.StringVar(&o.Proxy, "proxy", "", "reach servers through the proxy at `URL` (default: from the environment)")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	if err := fs.Parse(args); err != nil {
