@@ -42,6 +42,11 @@ const (
 // errInUse tells that another client has the cache files open.
 var errInUse = errors.New("another client uses them")
 
+// isFull tells that a file system takes no bytes: it is full, or read-only.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+}
+
 // openCache opens or makes the cache files of a pack in dir.
 func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (*cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -35,7 +35,7 @@ import (
 // Options of a client. URL must be set.
 type Options struct {
 	URL          string        // http or https, of a pack, a manifest, or an image
-	CacheDir     string        // keeps pages across runs; empty: memory only
+	CacheDir     string        // keeps pages, and what else a start needs, across runs; empty: memory only
 	Digest       string        // "sha256:HEX" of the pack's header; empty: any pack
 	PublicKey    string        // a minisign public key, or the path of one: only a pack signed with it; empty: any
 	MemoryBytes  int64         // decoded pages held in memory without a cache; 0: 32 MiB
@@ -57,6 +57,7 @@ type Client struct {
 	digest [32]byte
 	store  *store
 	cache  *cache // nil without Options.CacheDir
+	kept   kept   // what the cache keeps besides pages
 	zone   *bootZone
 	demand *demand // nil: see plain
 	plain  *plain  // nil: it is a pack
@@ -65,6 +66,7 @@ type Client struct {
 	// need is that of demand or plain.
 	need func(ctx context.Context, page, pages int64) error
 
+	fromKept bool          // opened from the cache, without a request
 	broken   chan struct{} // closed when the boot zone cannot be completed
 	brokenBy error         // set before
 
@@ -82,7 +84,7 @@ func (c *Client) build(ctx, life context.Context) error {
 	var err error
 	if c.opts.CacheDir != "" {
 		c.cache, err = openCache(c.opts.CacheDir, c.digest, c.head.ImageSize, c.opts.Log)
-		if errors.Is(err, errInUse) {
+		if errors.Is(err, errInUse) || isFull(err) {
 			c.opts.Log.Warn("the cache is not used", "directory", c.opts.CacheDir, "error", err)
 		} else if err != nil {
 			return &SetupError{err}
@@ -105,6 +107,15 @@ func (c *Client) build(ctx, life context.Context) error {
 	c.need = c.demand.need
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
+		c.kept.url = c.shown
+		c.running.Go(func() { // it syncs: the boot does not wait for that
+			if err := c.kept.save(c.opts.CacheDir); err != nil {
+				c.opts.Log.Warn("the cache will not serve without the server", "error", err)
+			}
+		})
+	}
+	if c.fromKept && len(c.store.lacking(c.index.Ranges)) > 0 {
+		return errCold
 	}
 	if len(c.store.lacking(c.index.Ranges)) == 0 {
 		c.zone.decoded.Store(int64(len(c.index.Chunks)))

@@ -45,11 +45,14 @@ func isOther(err error) bool {
 }
 
 func openAll(ctx context.Context, opts Options) (*Client, error) {
-	access, err := newAccess(opts.Access, opts.Log)
-	if err != nil {
-		return nil, err
+	reach := func() (*fetcher, error) {
+		access, err := newAccess(opts.Access, opts.Log)
+		if err != nil {
+			return nil, err
+		}
+		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
 	}
-	fetch, err := newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
+	fetch, err := reach()
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +63,49 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 	if opts.MemoryBytes == 0 {
 		opts.MemoryBytes = 32 << 20
 	}
+	kept := findKept(opts, fetch.shown(), key)
+	if kept != nil && opts.Digest != "" {
+		if c, err := openKept(ctx, opts, kept, fetch); err == nil {
+			return c, nil
+		} else if !errors.Is(err, errCold) {
+			opts.Log.Debug("the kept pack is not used", "error", err)
+		}
+		kept = nil
+		if fetch, err = reach(); err != nil {
+			return nil, err
+		}
+	}
+	if kept != nil && opts.StartTimeout == 0 {
+		fetch.startTimeout = keptWait
+	}
+	c, err := openRemote(ctx, opts, key, fetch)
+	if kept == nil || !unreachable(err) || ctx.Err() != nil {
+		return c, err
+	}
+	fetch, err2 := reach()
+	if err2 != nil {
+		return nil, err2
+	}
+	c, err2 = openKept(ctx, opts, kept, fetch)
+	if err2 == nil {
+		opts.Log.Warn("no server answers, the pack last used from there is taken from the cache", "digest", fmt.Sprintf("sha256:%x", c.digest), "error", err)
+		return c, nil
+	}
+	if opts.StartTimeout == 0 { // then the server is waited for
+		return openRemote(ctx, opts, key, fetch)
+	}
+	return nil, err
+}
+
+// openRemote starts with what the server has.
+func openRemote(ctx context.Context, opts Options, key *signedBy, fetch *fetcher) (*Client, error) {
 	life, stop := context.WithCancel(context.Background())
 	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{})}
 	opening := openingSegments
 	if isManifest(fetch.src) {
 		opening = manifestOpening
 	}
+	var err error
 	if c.pre, err = startPreload(life, c.fetch, inRow(opening), &c.running); err != nil {
 		stop()
 		return nil, err
@@ -102,6 +142,9 @@ func (c *Client) open(ctx, life context.Context, key *signedBy) error {
 	if err := key.check(ctx, signature, c.digest); err != nil {
 		return err
 	}
+	if signature != nil {
+		c.kept.signature = signature.file
+	}
 	if size := c.fetch.src.pin.size(); size != c.head.PackSize {
 		return &bpk.CorruptError{What: c.fetch.src.shown, Why: fmt.Sprintf("%d bytes on the server instead of %d: uploaded in part?", size, c.head.PackSize)}
 	}
@@ -114,6 +157,7 @@ func (c *Client) open(ctx, life context.Context, key *signedBy) error {
 			return err
 		}
 		c.index, err = bpk.DecodeBootIndex(c.head, raw)
+		c.kept.index = raw
 		return err
 	}); err != nil {
 		return err
@@ -142,7 +186,7 @@ func (c *Client) readHeader(ctx context.Context) error {
 		return err
 	}
 	return c.preloaded(ctx, bpk.Block{Len: bpk.HeaderSize}, func(raw []byte) (err error) {
-		c.digest = bpk.Digest(raw)
+		c.digest, c.kept.header = bpk.Digest(raw), raw
 		if c.head, err = bpk.DecodeHeader(raw); errors.Is(err, bpk.ErrNotPack) {
 			err = &NotPackError{URL: url, Why: fmt.Sprintf("it starts with %q", raw[:8]), start: c.pre.start()}
 		}
