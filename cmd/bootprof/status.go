@@ -70,6 +70,11 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
+		if s.LocalFile != "" {
+			fmt.Fprintf(w, "%s\t%s\n", s.Dir, s.URL)
+			fmt.Fprintf(w, "  local\tserved by the kernel from %s, no client needed\n", s.LocalFile)
+			continue
+		}
 		hot := "not yet"
 		if s.HotSeconds > 0 {
 			hot = fmt.Sprintf("after %.2f s", s.HotSeconds)
@@ -82,6 +87,9 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		fmt.Fprintf(w, "  network\t%s in %d requests, %d repeated, %d damaged chunks\n", size(s.Bytes), s.Requests, s.Retries, s.DamagedChunks)
 		if s.CacheDir != "" {
 			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
+		}
+		if s.FillPages > 0 {
+			fmt.Fprintf(w, "  fill\t%d of %d pages\n", s.FillPages, s.ImagePages)
 		}
 	}
 	return w.Flush()
