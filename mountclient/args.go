@@ -16,6 +16,8 @@ func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
 		return checkURLs(url)
 	case memoryMiB < 1:
 		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
+	case o.FillRate > 0 && o.CacheDir == "":
+		return errors.New("--fill: it fills the cache, want --cache too")
 	case o.StartTimeout < 0 || o.Timeout < 0:
 		return errors.New("--timeout and --start-timeout: want 0 or more")
 	case o.KeyFile != "" && o.CertFile == "":

@@ -23,10 +23,11 @@ const pushGoroutines = 2
 // MountOptions say what Mount puts where.
 type MountOptions struct {
 	Options
-	Dir    string // an empty directory
-	Raw    bool   // Dir/image is the image file; nothing is mounted on it
-	Loop   bool   // use a loop device even where the kernel can mount the image file itself
-	RunDir string // for the status socket; empty: /run/bootprof
+	Dir    string        // an empty directory
+	Raw    bool          // Dir/image is the image file; nothing is mounted on it
+	Loop   bool          // use a loop device even where the kernel can mount the image file itself
+	RunDir string        // for the status socket; empty: /run/bootprof
+	window time.Duration // how long a boot takes at least; 0: bootWindow
 }
 
 // A Mounted is a remote image that is in use. It ends when Dir is unmounted; see Wait.
@@ -80,6 +81,12 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 	c, err := Open(ctx, opts.Options)
 	if err != nil {
 		return nil, err
+	}
+	if opts.FillRate > 0 { // a mount made straight from the FUSE file can never leave it
+		opts.Loop = true
+	}
+	if opts.window == 0 {
+		opts.window = bootWindow
 	}
 	run, stop := context.WithCancel(context.Background())
 	m := &Mounted{Client: c, opts: opts, stop: stop}
@@ -137,6 +144,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 		m.parts.Go(func() {
 			if m.booted(run, func() bool { return true }) {
 				writeReadahead(bdi, calmKB)
+				_ = m.fill(run, func() bool { return true })
 			}
 		})
 		return file.Close()
@@ -258,6 +266,7 @@ func (m *Mounted) mountLoop(file *os.File, fs string) (calm func(context.Context
 		defer held.Close()
 		if m.booted(ctx, func() bool { return loopdev.Backs(dev.Number, held) }) {
 			m.calmLoop(dev.Number, held)
+			m.leave(ctx, dev.Number, held)
 		}
 	}, nil
 }

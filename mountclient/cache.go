@@ -22,6 +22,7 @@ import (
 type cache struct {
 	store   *store
 	journal *os.File
+	local   *os.File // the store's file once more, read-only and locked; what a loop device is put on
 	log     *slog.Logger
 
 	mu      sync.Mutex
@@ -31,6 +32,7 @@ type cache struct {
 	closing chan struct{}
 	stopped chan struct{} // closed when the writer has ended
 	damaged int64         // records that are damaged, or whose pages are
+	failed  error         // why the journal is not written any more
 }
 
 const (
@@ -40,7 +42,7 @@ const (
 )
 
 // errInUse tells that another client has the cache files open.
-var errInUse = errors.New("another client uses them")
+var errInUse = errors.New("another client uses its files, or a mount is served from them")
 
 // isFull tells that a file system takes no bytes: it is full, or read-only.
 func isFull(err error) bool {
@@ -69,7 +71,13 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 		journal.Close()
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	c := &cache{store: newStore(f, imageSize, log), journal: journal, log: log, wake: make(chan struct{}, 1), closing: make(chan struct{}), stopped: make(chan struct{})}
+	local, err := lockImage(imageName)
+	if err != nil {
+		f.Close()
+		journal.Close()
+		return nil, err
+	}
+	c := &cache{store: newStore(f, imageSize, log), journal: journal, local: local, log: log, wake: make(chan struct{}, 1), closing: make(chan struct{}), stopped: make(chan struct{})}
 	c.old, c.damaged, err = readJournal(journal, imageSize/bpk.PageSize)
 	if err == nil { // half a record at the end would spoil the next one
 		err = errors.Join(journal.Truncate((int64(len(c.old))+c.damaged)*cachefile.RecordSize), f.Truncate(imageSize))
@@ -77,12 +85,30 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 	if err != nil {
 		f.Close()
 		journal.Close()
+		local.Close()
 		return nil, fmt.Errorf("cache %s: %w", imageName, err)
 	}
 	// Pages that fill the disk are of no use without room for their records; where that is not possible, so be it.
 	_ = unix.Fallocate(int(journal.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, imageSize/bpk.PageSize/journalReserve*cachefile.RecordSize)
 	go c.write()
 	return c, nil
+}
+
+// lockImage opens the image file for a hand-over and locks it. The lock belongs to the open file: a loop device that is put
+// on it keeps it locked for as long as it lives, and no other client changes the file meanwhile.
+func lockImage(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errInUse
+		}
+		return nil, fmt.Errorf("locking %s: %w", name, err)
+	}
+	return f, nil
 }
 
 // readJournal returns the whole records of a journal, sorted by page, and how many are damaged. Half a record at the
@@ -166,6 +192,9 @@ func (c *cache) write() {
 		c.fresh = nil
 		c.mu.Unlock()
 		if err := c.commit(batch); err != nil {
+			c.mu.Lock()
+			c.failed = err
+			c.mu.Unlock()
 			c.log.Warn("the cache is not written any more", "error", err)
 			return
 		}
@@ -201,7 +230,7 @@ func (c *cache) commit(batch []bpk.Range) error {
 func (c *cache) close() error {
 	close(c.closing)
 	<-c.stopped
-	return errors.Join(c.store.close(), c.journal.Close())
+	return errors.Join(c.store.close(), c.journal.Close(), c.local.Close())
 }
 
 // damagedRecords returns how many records of earlier runs were dropped because they are damaged, or their pages have

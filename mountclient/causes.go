@@ -14,6 +14,7 @@ const (
 	forReader               // body chunks that a reader waits for, and the nodes that lead to them
 	forAhead                // body chunks ahead of a sequential reader
 	forDamaged              // once more, because what came was damaged
+	forFill                 // the rest of the image, for --fill
 	causes
 )
 
@@ -38,11 +39,12 @@ type ByteCauses struct {
 	Demand    int64 `json:"demand"`    // chunks that a reader waited for
 	Readahead int64 `json:"readahead"` // chunks ahead of a sequential reader
 	Damaged   int64 `json:"damaged"`   // once more, because what came was damaged
+	Fill      int64 `json:"fill"`      // the rest of the image
 }
 
 func (c *counters) causes() ByteCauses {
 	n := func(why cause) int64 { return c.byCause[why].Load() }
-	return ByteCauses{n(forBoot), n(forReader), n(forAhead), n(forDamaged)}
+	return ByteCauses{n(forBoot), n(forReader), n(forAhead), n(forDamaged), n(forFill)}
 }
 
 // A lastError is the latest fault of the network or of the bytes that came. The zero value is none.

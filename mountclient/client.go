@@ -39,6 +39,7 @@ type Options struct {
 	Digest       string        // "sha256:HEX" of the pack's header; empty: any pack
 	PublicKey    string        // a minisign public key, or the path of one: only a pack signed with it; empty: any
 	MemoryBytes  int64         // decoded pages held in memory without a cache; 0: 32 MiB
+	FillRate     int64         // bytes per second at which the rest of the image comes into the cache after the boot; 0: not at all
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
 	Log          *slog.Logger  // must be set
@@ -77,6 +78,8 @@ type Client struct {
 	hot     atomic.Int64 // nanoseconds from the start to the whole boot zone being there
 	stalled atomic.Int64 // nanoseconds that reads waited
 	reads   atomic.Int64 // READs that came to us
+	waiting atomic.Int64 // reads that wait now
+	filling atomic.Int32 // fillNone, fillRunning or fillLocal
 }
 
 // build makes store, boot zone and demand, and lets the preload go on to the boot zone's end.
@@ -103,7 +106,7 @@ func (c *Client) build(ctx, life context.Context) error {
 	damaged := &c.fetch.src.count.corrupt
 	c.zone = &bootZone{at: c.at, net: c.fetch.network, damaged: damaged, index: c.index, store: c.store, pushed: c.arrived}
 	c.demand = &demand{ctx: life, at: c.at, net: c.fetch.network, damaged: damaged, body: bpk.NewBody(c.head), boot: c.index,
-		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, flights: make(map[int64]*flight), started: c.started}
+		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, filled: c.filled, flights: make(map[int64]*flight), started: c.started}
 	c.need = c.demand.need
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
@@ -158,6 +161,13 @@ func (c *Client) arrived(ranges []bpk.Range) {
 	c.push.add(ranges)
 }
 
+// filled is told of pages that came into the store without a reader: they must not fill the page cache.
+func (c *Client) filled(ranges []bpk.Range) {
+	if c.cache != nil {
+		c.cache.note(ranges)
+	}
+}
+
 // Size returns the image's size in bytes.
 func (c *Client) Size() int64 {
 	if c.plain != nil {
@@ -187,7 +197,11 @@ func (c *Client) ReadAt(ctx context.Context, dst []byte, imageOff int64) (int, e
 		return len(dst), err
 	}
 	begin := time.Now()
-	defer func() { c.stalled.Add(int64(time.Since(begin))) }()
+	c.waiting.Add(1)
+	defer func() {
+		c.waiting.Add(-1)
+		c.stalled.Add(int64(time.Since(begin)))
+	}()
 	first := imageOff / bpk.PageSize
 	pages := (imageOff+int64(len(dst))-1)/bpk.PageSize - first + 1
 	for {

@@ -27,6 +27,7 @@ type demand struct {
 	store  *store
 	dec    *bpk.BodyDecoder
 	pushed func([]bpk.Range)
+	filled func([]bpk.Range) // instead of pushed, for flights of the fill
 
 	misses  atomic.Int64  // chunks fetched because a reader waited
 	damaged *atomic.Int64 // chunks and nodes whose digest was wrong
@@ -41,6 +42,7 @@ type demand struct {
 
 type flight struct {
 	entry bpk.Entry
+	quiet bool // of the fill; set before it is started
 	done  chan struct{}
 	err   error // set before done is closed
 }
@@ -174,12 +176,12 @@ func (d *demand) load(group []*flight, why cause) {
 		}
 		stored := raw[:n]
 		raw = raw[n:]
-		damaged := d.keep(&f.entry, stored)
+		damaged := d.keep(&f.entry, stored, f.quiet)
 		if !isCorrupt(damaged) {
 			d.land(f, damaged)
 			continue
 		}
-		d.running.Go(func() { d.land(f, d.mend(&f.entry, stored, src, damaged)) }) // its neighbours do not wait
+		d.running.Go(func() { d.land(f, d.mend(&f.entry, stored, src, damaged, f.quiet)) }) // its neighbours do not wait
 	}
 }
 
@@ -193,7 +195,7 @@ func (d *demand) land(f *flight, err error) {
 }
 
 // keep decodes a chunk into the store.
-func (d *demand) keep(e *bpk.Entry, stored []byte) error {
+func (d *demand) keep(e *bpk.Entry, stored []byte, quiet bool) error {
 	cold := d.boot.ColdRanges(e.Page, e.Pages)
 	var data []byte
 	if e.Codec != bpk.CodecZero {
@@ -209,12 +211,16 @@ func (d *demand) keep(e *bpk.Entry, stored []byte) error {
 	if err := d.store.put(cold, data); err != nil {
 		return fmt.Errorf("keeping pages: %w", err)
 	}
-	d.pushed(cold)
+	if quiet {
+		d.filled(cold)
+	} else {
+		d.pushed(cold)
+	}
 	return nil
 }
 
 // mend fetches a damaged chunk until it is whole, and keeps it.
-func (d *demand) mend(e *bpk.Entry, stored []byte, src *httpSource, damaged error) error {
+func (d *demand) mend(e *bpk.Entry, stored []byte, src *httpSource, damaged error, quiet bool) error {
 	d.damaged.Add(1)
 	what := fmt.Sprintf("body chunk of pages %d to %d", e.Page, e.Page+e.Pages-1)
 	check := func(raw []byte) error { return bpk.CheckBlock(what, e.Block, raw) }
@@ -225,7 +231,7 @@ func (d *demand) mend(e *bpk.Entry, stored []byte, src *httpSource, damaged erro
 	if err != nil {
 		return err
 	}
-	return d.keep(e, stored)
+	return d.keep(e, stored, quiet)
 }
 
 // node fetches a node of the body index, unless the preload has brought it. The caller checks its digest; a damaged

@@ -298,7 +298,7 @@ func TestDemandUndecodableChunks(t *testing.T) {
 		"raw, empty":     {bpk.CodecRaw, nil},
 	} {
 		e := bpk.Entry{Block: bpk.Block{PackOff: 512, Len: int64(len(x.stored)), SHA256: sha256.Sum256(x.stored)}, Page: 7, Pages: 1, Codec: x.codec}
-		if err := c.demand.keep(&e, x.stored); !isCorrupt(err) {
+		if err := c.demand.keep(&e, x.stored, false); !isCorrupt(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, lacks := c.store.missing(7, 1); !lacks {

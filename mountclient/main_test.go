@@ -162,12 +162,17 @@ func touchMain(paths []string) int {
 }
 
 // mountMain is the mount command as cmd/bootprof has it, with the run directory as an argument:
-// RUNDIR CACHEDIR START-TIMEOUT TIMEOUT raw|fs|loop fg|bg URL DIR.
+// RUNDIR CACHEDIR START-TIMEOUT TIMEOUT raw|fs|loop|fill fg|bg URL DIR; fill: at once, without bound.
 func mountMain(a []string) int {
 	start, _ := time.ParseDuration(a[2])
 	timeout, _ := time.ParseDuration(a[3])
-	return RunMount(MountOptions{
-		Options: Options{URL: a[6], CacheDir: a[1], StartTimeout: start, Timeout: timeout, Log: NewLog(os.Stderr, slog.LevelInfo)},
+	var rate int64
+	var window time.Duration
+	if a[4] == "fill" {
+		rate, window = FillMax, time.Millisecond
+	}
+	return RunMount(MountOptions{window: window,
+		Options: Options{URL: a[6], CacheDir: a[1], StartTimeout: start, Timeout: timeout, FillRate: rate, Log: NewLog(os.Stderr, slog.LevelInfo)},
 		Dir:     a[7], Raw: a[4] == "raw", Loop: a[4] == "loop", RunDir: a[0]}, a[5] == "fg", os.Stderr)
 }
 

@@ -37,7 +37,7 @@ func (s *Status) Metrics() []byte {
 	for _, c := range []struct {
 		why string
 		n   int64
-	}{{"boot", s.ByCause.Boot}, {"demand", s.ByCause.Demand}, {"readahead", s.ByCause.Readahead}, {"damaged", s.ByCause.Damaged}} {
+	}{{"boot", s.ByCause.Boot}, {"demand", s.ByCause.Demand}, {"readahead", s.ByCause.Readahead}, {"damaged", s.ByCause.Damaged}, {"fill", s.ByCause.Fill}} {
 		fmt.Fprintf(&b, "bootprof_received_bytes_total{cause=\"%s\"} %d\n", c.why, c.n)
 	}
 	for _, f := range []struct {

@@ -28,7 +28,7 @@ func (m *Mounted) booted(ctx context.Context, alive func() bool) bool {
 		if !alive() {
 			return false
 		}
-		if time.Since(begin) >= bootWindow && m.Client.hot.Load() > 0 {
+		if time.Since(begin) >= m.opts.window && m.Client.hot.Load() > 0 {
 			m.report()
 			return true
 		}

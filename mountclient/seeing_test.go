@@ -32,7 +32,7 @@ func TestStatusOfMirrors(t *testing.T) {
 	if a.Requests+b.Requests != s.Requests || a.Bytes+b.Bytes != s.Bytes {
 		t.Errorf("%d requests and %d bytes, by mirrors: %+v", s.Requests, s.Bytes, s.Mirrors)
 	}
-	if by := s.ByCause; by.Boot+by.Demand+by.Readahead+by.Damaged != s.Bytes || by.Boot == 0 || by.Demand == 0 {
+	if by := s.ByCause; by.Boot+by.Demand+by.Readahead+by.Damaged+by.Fill != s.Bytes || by.Boot == 0 || by.Demand == 0 {
 		t.Errorf("%d bytes by causes %+v", s.Bytes, by)
 	}
 	if !strings.Contains(s.LastError, "404") || s.LastErrorSeconds <= 0 || s.LastErrorSeconds > s.UpSeconds {
@@ -55,7 +55,7 @@ func TestStatusOfOneServer(t *testing.T) {
 	if len(s.Mirrors) != 1 || s.Mirrors[0].Bytes != s.Bytes || s.Mirrors[0].State != "used" {
 		t.Errorf("%+v", s.Mirrors)
 	}
-	if by := s.ByCause; by.Damaged == 0 || by.Boot+by.Demand+by.Readahead+by.Damaged != s.Bytes {
+	if by := s.ByCause; by.Damaged == 0 || by.Boot+by.Demand+by.Readahead+by.Damaged+by.Fill != s.Bytes {
 		t.Errorf("%d bytes by causes %+v", s.Bytes, by)
 	}
 	if s.LastError == "" {

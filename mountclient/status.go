@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bootprof/imagepack/bpk"
 )
 
 // DefaultRunDir is where running clients put their status sockets.
@@ -23,7 +25,7 @@ type Status struct {
 	Dir             string  `json:"dir"`
 	Digest          string  `json:"digest"` // empty: the image was not packed
 	ImageBytes      int64   `json:"image_bytes"`
-	Phase           string  `json:"phase"` // "preloading", "running"
+	Phase           string  `json:"phase"` // "preloading", "running", "filling", "local"
 	UpSeconds       float64 `json:"up_seconds"`
 	ReadySeconds    float64 `json:"ready_seconds"` // from start to Dir being mounted
 	HotSeconds      float64 `json:"hot_seconds"`   // from start to all boot pages being there; 0: not yet
@@ -40,6 +42,8 @@ type Status struct {
 	CacheDir        string  `json:"cache_dir,omitempty"`
 	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped: damaged, or of damaged pages
 	HeldPages       int64   `json:"held_pages"`              // pages in the store or cache
+	FillPages       int64   `json:"fill_pages,omitempty"`    // pages in the cache since the fill began, of ImagePages
+	ImagePages      int64   `json:"image_pages"`
 
 	Hedges      int64          `json:"hedges"`       // requests sent because a mirror was late
 	WastedBytes int64          `json:"wasted_bytes"` // of Bytes, what came too late
@@ -48,6 +52,8 @@ type Status struct {
 
 	LastError        string  `json:"last_error,omitempty"`         // of network or server
 	LastErrorSeconds float64 `json:"last_error_seconds,omitempty"` // from start to it
+
+	LocalFile string `json:"local_file,omitempty"` // the kernel serves the mount from this file, and no client runs any more
 }
 
 // Status returns the present state.
@@ -76,6 +82,13 @@ func (m *Mounted) Status() Status {
 	if s.HotSeconds > 0 {
 		s.Phase = "running"
 	}
+	s.ImagePages = c.head.ImageSize / bpk.PageSize
+	if filling := c.filling.Load(); filling != fillNone {
+		s.Phase, s.FillPages = "filling", s.HeldPages
+		if filling == fillLocal {
+			s.Phase = "local"
+		}
+	}
 	if c.cache != nil {
 		s.CacheDamaged = c.cache.damagedRecords()
 	}
@@ -87,10 +100,7 @@ func seconds(ns int64) float64 { return time.Duration(ns).Seconds() }
 // serveStatus answers every connection to a unix socket in RunDir (see answer), until ctx ends;
 // it then removes the socket.
 func (m *Mounted) serveStatus(ctx context.Context) error {
-	dir := m.opts.RunDir
-	if dir == "" {
-		dir = DefaultRunDir
-	}
+	dir := m.runDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -136,6 +146,11 @@ func ReadStatus(runDir string) ([]Status, error) {
 			return nil, fmt.Errorf("asking the client behind %s: %w", path, err)
 		}
 	}
+	local, err := readLocal(runDir, entries, out)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, local...)
 	sort.Slice(out, func(i, j int) bool { return out[i].Dir < out[j].Dir })
 	return out, nil
 }

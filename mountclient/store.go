@@ -25,6 +25,7 @@ type store struct {
 	log      *slog.Logger
 	budget   int64 // pages held at most where that is possible; 0: no limit
 	isMemory bool
+	pages    int64 // of the image
 
 	mu      sync.Mutex
 	have    []uint64                  // bit per page: its bytes are in f
@@ -50,7 +51,7 @@ func newMemoryStore(imageSize, budgetBytes int64, log *slog.Logger) (*store, err
 // newStore makes an empty store in f, which it owns from now on.
 func newStore(f *os.File, imageSize int64, log *slog.Logger) *store {
 	pages := imageSize / bpk.PageSize
-	return &store{f: f, log: log, have: make([]uint64, (pages+63)/64), waiters: make(map[int64][]chan struct{})}
+	return &store{f: f, log: log, pages: pages, have: make([]uint64, (pages+63)/64), waiters: make(map[int64][]chan struct{})}
 }
 
 // memfd makes a file in memory that has no name in any directory.
@@ -285,4 +286,25 @@ func (s *store) heldPages() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.held
+}
+
+// whole returns an error that tells what the store's own file lacks, nil if it holds every page.
+func (s *store) whole() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch pages := s.pages; {
+	case s.spill != nil:
+		return fmt.Errorf("%s had no room for some pages", s.f.Name())
+	case s.held < pages:
+		return fmt.Errorf("%s lacks %d of %d pages", s.f.Name(), pages-s.held, pages)
+	}
+	return nil
+}
+
+// sync writes the store's own file to its disk.
+func (s *store) sync() error {
+	if err := unix.Fsync(int(s.f.Fd())); err != nil {
+		return fmt.Errorf("syncing %s: %w", s.f.Name(), err)
+	}
+	return nil
 }

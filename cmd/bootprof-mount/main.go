@@ -31,6 +31,7 @@ func run(args []string, stderr io.Writer) int {
 	fs.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
 	fs.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	fill := fs.String("fill", "off", "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")
 	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
 	fs.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
 	fs.StringVar(&o.CAFile, "ca", "", "trust the CA certificates in `FILE` (PEM), too")
@@ -50,7 +51,12 @@ func run(args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bootprof: want URL and DIR, got %d arguments (see bootprof-mount -h)\n", fs.NArg())
 		return mountclient.ExitUsage
 	}
-	err := mountclient.CheckArgs(fs.Arg(0), fs.Arg(1), o, *memory)
+	var err error
+	if o.FillRate, err = mountclient.ParseFill(*fill); err != nil {
+		err = fmt.Errorf("-fill: %w", err)
+	} else {
+		err = mountclient.CheckArgs(fs.Arg(0), fs.Arg(1), o, *memory)
+	}
 	// An empty value is a variable of a script that is not set: -pubkey "$KEY" must not mean "any pack".
 	fs.Visit(func(f *flag.Flag) {
 		if f.Value.String() == "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 func (a *app) mountCmd() *cobra.Command {
 	var o mountclient.MountOptions
 	var foreground bool
-	memory := 32
+	memory, fill := 32, "off"
 	cmd := &cobra.Command{
 		Use:   "mount URL[,URL...] DIR",
 		Short: "Mount the file system of a pack that lies on a web server",
@@ -25,6 +26,10 @@ mount; it ends when DIR is unmounted with umount(8). While DIR is mounted, a fau
 readers wait and never fails a read, unless --timeout says so.`,
 		Args: args(2, 2, "URL and DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if o.FillRate, err = mountclient.ParseFill(fill); err != nil {
+				return usage(cmd, fmt.Errorf("--fill: %w", err))
+			}
 			if err := mountclient.CheckArgs(args[0], args[1], o, memory); err != nil {
 				return usage(cmd, err)
 			}
@@ -48,6 +53,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	f.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
 	f.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	f.StringVar(&fill, "fill", fill, "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")
 	f.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX` (bootprof inspect prints it)")
 	f.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
 	f.StringVar(&o.CAFile, "ca", "", "trust the CA certificates in `FILE` (PEM), too")

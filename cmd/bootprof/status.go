@@ -87,6 +87,11 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
+		if s.LocalFile != "" {
+			fmt.Fprintf(w, "%s\t%s\n", s.Dir, s.URL)
+			fmt.Fprintf(w, "  local\tserved by the kernel from %s, no client needed\n", s.LocalFile)
+			continue
+		}
 		hot := "not yet"
 		if s.HotSeconds > 0 {
 			hot = fmt.Sprintf("after %.2f s", s.HotSeconds)
@@ -97,7 +102,7 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		fmt.Fprintf(w, "  boot pages\t%d of %d, all %s; %d pushed ahead of a read\n", s.BootPagesLoaded, s.BootPages, hot, s.PushedPages)
 		fmt.Fprintf(w, "  reads\t%d that the page cache did not have, %d chunks missed, readers waited %.2f s\n", s.Reads, s.Misses, s.StalledSeconds)
 		fmt.Fprintf(w, "  network\t%s in %d requests, %d repeated, %d damaged chunks\n", size(s.Bytes), s.Requests, s.Retries, s.DamagedChunks)
-		fmt.Fprintf(w, "  bytes\tboot %s, demand %s, readahead %s, again for damage %s\n", size(s.ByCause.Boot), size(s.ByCause.Demand), size(s.ByCause.Readahead), size(s.ByCause.Damaged))
+		fmt.Fprintf(w, "  bytes\tboot %s, demand %s, readahead %s, again for damage %s, fill %s\n", size(s.ByCause.Boot), size(s.ByCause.Demand), size(s.ByCause.Readahead), size(s.ByCause.Damaged), size(s.ByCause.Fill))
 		for _, m := range s.Mirrors {
 			fmt.Fprintf(w, "  server\t%s\n", serverLine(m))
 		}
@@ -109,6 +114,9 @@ func (a *app) printStatus(all []mountclient.Status) error {
 		}
 		if s.CacheDir != "" {
 			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
+		}
+		if s.FillPages > 0 {
+			fmt.Fprintf(w, "  fill\t%d of %d pages\n", s.FillPages, s.ImagePages)
 		}
 	}
 	return w.Flush()

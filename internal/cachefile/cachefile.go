@@ -8,6 +8,9 @@
 // without a record are simply not there, and the pages of a record are hashed before their first use in
 // every run, so that a damaged file costs a fetch and never a wrong byte.
 //
+// Whoever writes to the files holds a flock(2) on both. When the image file is whole, a loop device may be put on it; the
+// lock belongs to the open file, which the loop device then holds.
+//
 // The client appends to both files as pages come; Write makes them at once, for a disk that is handed out with the
 // boot pages on it.
 package cachefile

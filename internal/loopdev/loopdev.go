@@ -165,6 +165,20 @@ func (d *Device) ChangeFD(file *os.File) error {
 	return nil
 }
 
+// ChangeFD is Device.ChangeFD for a loop device that is attached to old, whoever attached it.
+func ChangeFD(number int, old, file *os.File) error {
+	d := Device{Path: "/dev/loop" + strconv.Itoa(number), Number: number}
+	var err error
+	if d.f, err = os.OpenFile(d.Path, os.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("switching %s to %s: %w", d.Path, file.Name(), err)
+	}
+	defer d.Close()
+	if !Backs(number, old) { // with the node open it stays what it is now
+		return fmt.Errorf("switching %s to %s: %w", d.Path, file.Name(), unix.ENXIO)
+	}
+	return d.ChangeFD(file)
+}
+
 // Detach lets the device go and releases d. With other users left the device is cleared by the kernel when
 // the last of them closes it. A second call does nothing.
 func (d *Device) Detach() error {
@@ -204,6 +218,12 @@ func (d *Device) Close() error {
 // Backs tells whether the loop device with this number is attached to file. The number alone does not tell
 // that: a device that was cleared is soon used again for another file.
 func Backs(number int, file *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(file.Fd()), &st) == nil && BacksInode(number, st.Dev, st.Ino)
+}
+
+// BacksInode is Backs for a file that is known by the numbers of its file system and inode.
+func BacksInode(number int, dev, inode uint64) bool {
 	f, err := os.OpenFile("/dev/loop"+strconv.Itoa(number), os.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
@@ -213,8 +233,7 @@ func Backs(number int, file *os.File) bool {
 	if err != nil {
 		return false
 	}
-	var st unix.Stat_t
-	return unix.Fstat(int(file.Fd()), &st) == nil && info.Device == st.Dev && info.Inode == st.Ino
+	return info.Device == dev && info.Inode == inode
 }
 
 // BackingFiles returns the path of the file behind each attached loop device, by device number, as
