@@ -25,8 +25,9 @@ const (
 	pieceTime     = 40 * time.Millisecond  // of a piece of the preload; a mirror has two of them to give
 	leastPiece    = 64 << 10
 	mostPiece     = 1 << 20
-	slowest       = 8 // a mirror slower by this than the fastest has no part in the preload
-	liesAllowed   = 2 // damaged answers to requests that went around all caches
+	slowest       = 8                      // a mirror slower by this than the fastest has no part in the preload
+	probeAfter    = 500 * time.Millisecond // but is tried again with a piece, as its throughput may have been misjudged
+	liesAllowed   = 2                      // damaged answers to requests that went around all caches
 )
 
 // A mirror is a server that has the client's files, and what was seen of it. Latency and throughput are smoothed
@@ -273,10 +274,14 @@ func (f *fetcher) freest(left map[*httpSource]int64) (*httpSource, int64) {
 		if rate == 0 {
 			rate = max(fastest, guessedRate/4)
 		}
-		if rate*slowest < fastest {
-			continue
-		}
 		piece := min(max(int64(rate*pieceTime.Seconds()), leastPiece), mostPiece)
+		if rate*slowest < fastest {
+			if now.Sub(s.mirror.lastTried()) < probeAfter || left[s] > 0 {
+				continue
+			}
+			best, most = s, leastPiece
+			break
+		}
 		if left[s] >= piece {
 			continue
 		}
