@@ -50,7 +50,7 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
+		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout, wholeDir: opts.CacheDir})
 	}
 	fetch, err := reach()
 	if err != nil {
