@@ -3,10 +3,12 @@
 # make test        set-up and all tests
 # make build       the binaries, in build/
 # make fuzz        every fuzzer for FUZZTIME (60s)
+# make soak        random reads through mounts whose servers fail all the time, for SOAK (10m); as root
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
 FUZZTIME ?= 60s
+SOAK ?= 10m
 # Go is where its installer puts it, if it is not on the PATH (sudo drops it).
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export BUILD FUZZTIME
@@ -16,7 +18,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large test fuzz bench-pack setup clean
+.PHONY: all build cross demo demo-large test fuzz soak bench-pack setup clean
 
 all: build
 
@@ -45,6 +47,9 @@ test:
 
 fuzz:
 	scripts/fuzz.sh
+
+soak:
+	SOAK=$(SOAK) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./mountclient
 
 bench-pack:
 	scripts/bench-pack.sh

@@ -1,6 +1,7 @@
 package mountclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync/atomic"
@@ -20,16 +21,19 @@ var errLost = errors.New("another mirror was faster")
 // another mirror is asked, too, and the answer that begins first is taken. It returns the source whose attempt the
 // result is of.
 func (f *fetcher) get(ctx context.Context, src *httpSource, off, n int64, sink func([]byte)) (*httpSource, int64, error) {
-	if w := f.src.pin.standIn(nil); w != nil {
-		got, err := w.get(ctx, off, n, sink)
-		return w.src, got, err
+	w := f.src.pin.standIn(nil)
+	if w == nil {
+		from, got, err := f.getRange(ctx, src, off, n, sink)
+		var noRoom error
+		if w, noRoom = f.standInFor(from, err); w == nil || ctx.Err() != nil {
+			return from, got, cmp.Or(noRoom, err)
+		}
+	} else if ctx.Value(freshKey{}) != nil {
+		got, err := w.again(ctx, off, n, sink)
+		return w.source(), got, err
 	}
-	from, got, err := f.getRange(ctx, src, off, n, sink)
-	if w := f.standInFor(from, err); w != nil && ctx.Err() == nil {
-		got, err = w.get(ctx, off, n, sink)
-		return w.src, got, err
-	}
-	return from, got, err
+	got, err := w.get(ctx, off, n, sink)
+	return w.source(), got, err
 }
 
 // getRange is get for servers that give ranges.

@@ -31,6 +31,7 @@ type HTTPError struct {
 	Why          string        // empty: the status says it
 	RetryAfter   time.Duration // that the server asked for; 0: none
 	whole        bool          // it was the whole file instead of a range; see standIn
+	length       int64         // of that file
 }
 
 func (e *HTTPError) Error() string {
@@ -282,9 +283,12 @@ func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int
 		case resp.ContentLength < 0:
 			return bad("the server gives neither ranges of this file nor its length; want one that does (nginx, Apache, bootprof serve)")
 		}
+		if size := s.pin.size(); size >= 0 && size != resp.ContentLength {
+			return bad(fmt.Sprintf("the server sent a file of %d bytes instead of a range of one of %d", resp.ContentLength, size))
+		}
 		s.wholes.Add(1)
 		err := s.httpError(resp, asked, "the server does not serve ranges of this file")
-		err.whole = true
+		err.whole, err.length = true, resp.ContentLength
 		return 0, err
 	case http.StatusRequestedRangeNotSatisfiable:
 		if s.pin.size() < 0 && off == 0 {

@@ -31,6 +31,7 @@ const (
 	roleCompare = "compare" // compare: SOURCE MOUNTED
 	roleMount   = "mount"   // a mount command: see mountCommand
 	roleTouch   = "touch"   // reads files: PATH...
+	roleSoak    = "soak"    // soakMain: SOURCE MOUNTED DURATION
 	roleSum     = "sum"     // prints the SHA-256 of a file: PATH
 )
 
@@ -44,6 +45,8 @@ func TestMain(m *testing.M) {
 		os.Exit(mountMain(os.Args[1:]))
 	case roleTouch:
 		os.Exit(touchMain(os.Args[1:]))
+	case roleSoak:
+		os.Exit(soakMain(os.Args[1], os.Args[2], os.Args[3]))
 	case roleSum:
 		os.Exit(sumMain(os.Args[1]))
 	case roleTests:

@@ -283,6 +283,6 @@ func (p *preload) start() []byte {
 	p.mu.Lock()
 	n := min(p.have(0), fsmagic.Window)
 	p.mu.Unlock()
-	b, _ := io.ReadAll(io.NewSectionReader(p.zone, 0, n))
+	b, _ := io.ReadAll(io.NewSectionReader(p.file(n), 0, n))
 	return b
 }

@@ -275,7 +275,10 @@ func (p *preload) store(s *segment, b []byte) {
 	}
 	off := s.off + s.filled
 	p.mu.Unlock()
-	_, err := p.zone.WriteAt(b, off)
+	var err error
+	if p.file(off+int64(len(b))) == p.zone {
+		_, err = p.zone.WriteAt(b, off)
+	}
 	p.mu.Lock()
 	if err != nil && p.err == nil {
 		p.err = fmt.Errorf("keeping preloaded bytes in memory: %w", err)
@@ -374,7 +377,7 @@ func (p *preload) has(off, n int64) bool {
 // read returns [off, off+n) of what wait has waited for.
 func (p *preload) read(off, n int64) ([]byte, error) {
 	b := make([]byte, n)
-	if _, err := p.zone.ReadAt(b, off); err != nil {
+	if _, err := p.file(off+n).ReadAt(b, off); err != nil {
 		return nil, fmt.Errorf("reading preloaded bytes from memory: %w", err)
 	}
 	return b, nil
@@ -382,8 +385,16 @@ func (p *preload) read(off, n int64) ([]byte, error) {
 
 // replace puts a chunk that was fetched again in the place of a damaged one.
 func (p *preload) replace(off int64, b []byte) error {
-	_, err := p.zone.WriteAt(b, off)
+	_, err := p.file(off+int64(len(b))).WriteAt(b, off)
 	return err
+}
+
+// file returns where the bytes before end are: in the copy of a file without ranges, if that has them, or in zone.
+func (p *preload) file(end int64) *os.File {
+	if w := p.fetch.src.pin.standIn(nil); w != nil && w.holds(end) {
+		return w.file
+	}
+	return p.zone
 }
 
 func (p *preload) close() error {

@@ -120,6 +120,7 @@ func TestStreamPermanentFaults(t *testing.T) {
 		{faultserver.Status(404), true},
 		{faultserver.Status(403), true},
 		{faultserver.HTML(), true},
+		{faultserver.FullBody(), false},
 		{faultserver.WrongRange(1), true},
 		{faultserver.NotSatisfiable(), true},
 		{faultserver.Status(500), false},

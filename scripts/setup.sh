@@ -14,6 +14,7 @@ needs=(
 	ip:iproute2 losetup:mount setfattr:attr setfacl:acl umount:mount mkfs.ext4:e2fsprogs make:make xz:xz-utils git:git
 	minisign:minisign xorriso:xorriso genisoimage:genisoimage sfdisk:fdisk qemu-img:qemu-utils
 	bsdtar:libarchive-tools setpriv:util-linux chattr:e2fsprogs
+	apache2:apache2-bin lighttpd:lighttpd caddy:caddy python3:python3
 )
 missing=()
 PATH=$PATH:/usr/sbin:/sbin
@@ -21,6 +22,7 @@ for need in "${needs[@]}"; do
 	command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+[ -e /usr/lib/lighttpd/mod_openssl.so ] || missing+=(lighttpd-mod-openssl)
 [ -e /usr/lib/ISOLINUX/isohdpfx.bin ] || missing+=(isolinux) # boot sectors for the ISOs of a test
 
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -31,7 +33,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
 	log=$(mktemp)
 	export DEBIAN_FRONTEND=noninteractive
 	longstep "package lists" "$log" apt-get -q update
-	# A service that the package would start is not wanted: the bench starts its own nginx.
+	# A service that the package would start is not wanted: bench and tests start their own servers.
 	policy=/usr/sbin/policy-rc.d
 	if [ ! -e $policy ]; then
 		printf '#!/bin/sh\nexit 101\n' >$policy
