@@ -28,6 +28,8 @@ type MountOptions struct {
 	Loop   bool          // use a loop device even where the kernel can mount the image file itself
 	RunDir string        // for the status socket; empty: /run/bootprof
 	window time.Duration // how long a boot takes at least; 0: bootWindow
+
+	ImageName string // of the image file with Raw; empty: image
 }
 
 // A Mounted is a remote image that is in use. It ends when Dir is unmounted; see Wait.
@@ -112,24 +114,27 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	dir := m.opts.Dir
 	if !m.opts.Raw {
-		if dir, err = os.MkdirTemp("", "bootprof-"); err != nil {
+		if dir, err = os.MkdirTemp(m.tempDir(), "bootprof-"); err != nil {
 			return &SetupError{fmt.Errorf("making a directory for the image file: %w", err)}
 		}
 		defer os.Remove(dir)
 	}
 	disableRequestTimeout(m.Client)
-	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log}
+	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log, name: imageName}
 	if m.opts.Raw {
 		img.size = m.Client.Size() // a file system may need the whole last page
+		if m.opts.ImageName != "" {
+			img.name = m.opts.ImageName
+		}
 	}
 	if m.server, err = mountFUSE(dir, img); err != nil {
 		return &SetupError{err}
 	}
 	detach := func() error { return unix.Unmount(dir, unix.MNT_DETACH) }
-	file, err := os.Open(dir + "/" + imageName)
+	file, err := os.Open(dir + "/" + img.name)
 	if err == nil { // a first close, which tells the kernel that Flush is not wanted
 		file.Close()
-		file, err = os.Open(dir + "/" + imageName)
+		file, err = os.Open(dir + "/" + img.name)
 	}
 	if err != nil {
 		detach()

@@ -43,6 +43,7 @@ type Options struct {
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
 	Log          *slog.Logger  // must be set
+	Root         bool          // the image is the root file system of the machine: see docs/root-daemon.md
 	Access                     // certificates, credentials, proxy
 }
 

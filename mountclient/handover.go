@@ -112,6 +112,14 @@ func (m *Mounted) leaveNote(loop int, file *os.File) (string, error) {
 	return path, f.Commit()
 }
 
+// tempDir returns where the FUSE file system is mounted at the start. An initramfs need not have /tmp.
+func (m *Mounted) tempDir() string {
+	if !m.opts.Root || os.MkdirAll(m.runDir(), 0o755) != nil {
+		return ""
+	}
+	return m.runDir()
+}
+
 func (m *Mounted) runDir() string {
 	if m.opts.RunDir == "" {
 		return DefaultRunDir

@@ -345,6 +345,6 @@ func (f *network) recovered() {
 	f.failed--
 	if f.failed == 0 && f.down {
 		f.down = false
-		f.log.Info("network is back")
+		f.log.Warn("network is back") // for those who were told of the fault
 	}
 }
