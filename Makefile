@@ -11,6 +11,10 @@ FUZZTIME ?= 60s
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export BUILD FUZZTIME
 
+# The boot binary has to be small: packages whose speed no boot feels are compiled without inlining, which takes 100 KB (4 %)
+# off what it adds to an initrd.
+SMALL = $(foreach p,net/http net/http/internal/... net/textproto net/url mime crypto/tls crypto/x509 encoding/json encoding/asn1 log/slog flag \
+	vendor/golang.org/x/net/idna vendor/golang.org/x/text/unicode/norm vendor/golang.org/x/text/unicode/bidi,-gcflags=$(p)=-l)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
@@ -20,13 +24,13 @@ all: build
 
 build:
 	$(GO_BUILD) -o $(BUILD)/bootprof ./cmd/bootprof
-	$(GO_BUILD) -o $(BUILD)/bootprof-mount ./cmd/bootprof-mount
+	$(GO_BUILD) $(SMALL) -o $(BUILD)/bootprof-mount ./cmd/bootprof-mount
 
 # The release binaries: static, for both machine types.
 cross:
 	for arch in amd64 arm64; do \
 		GOARCH=$$arch $(GO_BUILD) -o $(BUILD)/bootprof-$$arch ./cmd/bootprof && \
-		GOARCH=$$arch $(GO_BUILD) -o $(BUILD)/bootprof-mount-$$arch ./cmd/bootprof-mount || exit 1; \
+		GOARCH=$$arch $(GO_BUILD) $(SMALL) -o $(BUILD)/bootprof-mount-$$arch ./cmd/bootprof-mount || exit 1; \
 	done
 
 setup:

@@ -146,6 +146,11 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 		m.parts.Go(func() { m.Client.push.run(run) })
 	}
 	if m.opts.Raw {
+		if m.opts.Root {
+			h := m.hold([]string{bdi}, 0, nil)
+			m.parts.Go(func() { h.calm(run) })
+			return file.Close()
+		}
 		m.parts.Go(func() {
 			if m.booted(run, func() bool { return true }) {
 				writeReadahead(bdi, calmKB)
@@ -232,6 +237,9 @@ func (m *Mounted) mountFile(file *os.File, fs string) (calm func(context.Context
 		}
 		return nil, errNeedsLoop
 	}
+	if m.opts.Root {
+		return m.hold(mine, 0, nil).calm, nil
+	}
 	return func(ctx context.Context) {
 		if m.booted(ctx, func() bool { return true }) {
 			for _, path := range mine {
@@ -266,6 +274,10 @@ func (m *Mounted) mountLoop(file *os.File, fs string) (calm func(context.Context
 	// Mounting a squashfs raises it again (to 512 KiB on Linux 6.18).
 	if err := dev.SetReadahead(0); err != nil {
 		m.opts.Log.Warn("the boot will ask for pages beside those that it needs", "error", err)
+	}
+	if m.opts.Root {
+		setting := fmt.Sprintf("/sys/block/loop%d/queue/read_ahead_kb", dev.Number)
+		return m.hold([]string{readaheadOf(held), setting}, dev.Number, held).calm, nil
 	}
 	return func(ctx context.Context) {
 		defer held.Close()

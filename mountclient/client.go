@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,8 +113,13 @@ func (c *Client) build(ctx, life context.Context) error {
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
 		c.kept.url = c.shown
+		dir, err := os.Open(c.opts.CacheDir) // paths may lead elsewhere after the start
+		if err != nil {
+			return &SetupError{err}
+		}
 		c.running.Go(func() { // it syncs: the boot does not wait for that
-			if err := c.kept.save(c.opts.CacheDir); err != nil {
+			defer dir.Close()
+			if err := c.kept.save(dir); err != nil {
 				c.opts.Log.Warn("the cache will not serve without the server", "error", err)
 			}
 		})

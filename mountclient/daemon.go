@@ -126,7 +126,7 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 		return code
 	}
 	if opts.Root {
-		settle(opts.Log)
+		settle(m, opts.Log)
 		if readyFD != "" {
 			tell(ExitOK, "")
 		}

@@ -50,6 +50,10 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 		if err != nil {
 			return nil, err
 		}
+		if opts.Root {
+			access.names = newResolver("/etc", "/run", opts.Log)
+			go access.roots() // a redirect may lead to https, and settle waits for them
+		}
 		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout})
 	}
 	fetch, err := reach()

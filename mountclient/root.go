@@ -77,7 +77,8 @@ func harden(log *slog.Logger) {
 
 // settle is called when the mount is ready: from now on nothing but the end of the mount ends the process, and nothing of
 // the file systems of the start is in use by it.
-func settle(log *slog.Logger) {
+func settle(m *Mounted, log *slog.Logger) {
+	m.Client.fetch.access.roots()
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
 	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 		defer null.Close()
@@ -86,4 +87,7 @@ func settle(log *slog.Logger) {
 		}
 	}
 	leaveTerminal(log)
+	if err := enterVoid(); err != nil {
+		log.Warn("files are still reached by their paths", "error", err)
+	}
 }
