@@ -143,12 +143,12 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	bdi := lowerReadahead(file)
 	m.Client.push.write = img.push
 	for range pushGoroutines {
-		m.parts.Go(func() { m.Client.push.run(run) })
+		m.parts.Go(func() { m.Client.fetch.persist(run, "pushing pages", func() { m.Client.push.run(run) }) })
 	}
 	if m.opts.Raw {
 		if m.opts.Root {
 			h := m.hold([]string{bdi}, 0, nil)
-			m.parts.Go(func() { h.calm(run) })
+			m.parts.Go(func() { m.Client.fetch.survived("what follows the boot", func() { h.calm(run) }) })
 			return file.Close()
 		}
 		m.parts.Go(func() {
@@ -168,7 +168,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	m.parts.Go(func() { calm(run) })
+	m.parts.Go(func() { m.Client.fetch.survived("what follows the boot", func() { calm(run) }) })
 	return nil
 }
 
@@ -296,7 +296,13 @@ func deviceOf(dir string) (uint64, error) {
 }
 
 // read is what the image file answers READs with.
-func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (int, error) {
+func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (n int, err error) {
+	err = errPanicked
+	m.Client.fetch.persist(ctx, "a read", func() { n, err = m.readOnce(ctx, dst, imageOff) })
+	return n, err
+}
+
+func (m *Mounted) readOnce(ctx context.Context, dst []byte, imageOff int64) (int, error) {
 	const page = 4096
 	done := m.Client.push.reading(imageOff/page, (imageOff%page+int64(len(dst))+page-1)/page)
 	defer done()

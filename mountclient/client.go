@@ -146,7 +146,8 @@ func (c *Client) build(ctx, life context.Context) error {
 }
 
 func (c *Client) runZone(life context.Context) {
-	err := c.zone.run(life)
+	err := errPanicked
+	c.fetch.persist(life, "decoding the boot zone", func() { err = c.zone.run(life) })
 	if err == nil {
 		c.hot.Store(int64(time.Since(c.started)))
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))

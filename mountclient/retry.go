@@ -26,6 +26,7 @@ type network struct {
 	log          *slog.Logger
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
+	survive      bool          // work that panics is done again, see persist
 
 	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
 	hedges   atomic.Int64 // requests sent because a mirror was late
