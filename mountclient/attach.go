@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -119,7 +120,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 		}
 		defer os.Remove(dir)
 	}
-	disableRequestTimeout(m.Client)
+	disableRequestTimeout("/proc/sys/fs/fuse", m.opts.Log)
 	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log, name: imageName}
 	if m.opts.Raw {
 		img.size = m.Client.Size() // a file system may need the whole last page
@@ -315,13 +316,19 @@ func (m *Mounted) readOnce(ctx context.Context, dst []byte, imageOff int64) (int
 
 // disableRequestTimeout keeps the kernel (Linux 6.15 and later) from aborting the connection when a read
 // waits for the network.
-func disableRequestTimeout(c *Client) {
-	const dir = "/proc/sys/fs/fuse/"
-	if b, err := os.ReadFile(dir + "default_request_timeout"); err == nil && string(b) != "0\n" {
-		_ = os.WriteFile(dir+"default_request_timeout", []byte("0"), 0)
+func disableRequestTimeout(dir string, log *slog.Logger) {
+	isSet := func(name string) bool {
+		b, err := os.ReadFile(dir + "/" + name)
+		return err == nil && string(b) != "0\n"
 	}
-	if b, err := os.ReadFile(dir + "max_request_timeout"); err == nil && string(b) != "0\n" {
-		c.opts.Log.Warn("the kernel limits how long a read may wait: an outage longer than fs.fuse.max_request_timeout breaks the mount")
+	const first, second = "default_request_timeout", "max_request_timeout"
+	if isSet(first) {
+		if err := os.WriteFile(dir+"/"+first, []byte("0\n"), 0); err != nil {
+			log.Warn("an outage longer than fs.fuse."+first+" breaks the mount", "error", err)
+		}
+	}
+	if isSet(second) {
+		log.Warn("the kernel limits how long a read may wait: an outage longer than fs.fuse." + second + " breaks the mount")
 	}
 }
 

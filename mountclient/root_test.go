@@ -305,3 +305,57 @@ func TestKernelLines(t *testing.T) {
 		t.Errorf("a line of %d bytes: %q", len(lines[1]), lines[1])
 	}
 }
+
+// The kernel must not end a mount because a read waits (Linux 6.15 and later): what can be turned off is, the rest is told.
+func TestRequestTimeouts(t *testing.T) {
+	for _, c := range []struct{ first, second, want, says string }{
+		{"0\n", "0\n", "0\n", ""},
+		{"60\n", "0\n", "0\n", ""},
+		{"60\n", "600\n", "0\n", "fs.fuse.max_request_timeout"},
+		{"", "", "", ""}, // an older kernel
+	} {
+		dir := t.TempDir()
+		if c.first != "" {
+			writeFile(t, dir+"/default_request_timeout", c.first)
+			writeFile(t, dir+"/max_request_timeout", c.second)
+		}
+		log := &syncBuffer{}
+		disableRequestTimeout(dir, NewLog(log, 0))
+		got, _ := os.ReadFile(dir + "/default_request_timeout")
+		if string(got) != c.want && string(got) != c.want+c.first[min(2, len(c.first)):] || !strings.Contains(log.String(), c.says) || c.says == "" && log.String() != "" {
+			t.Errorf("%q, %q: left at %q, said %q", c.first, c.second, got, log)
+		}
+	}
+}
+
+// A root whose image has become local needs no client: the note and the new file of the loop device are brought about
+// with what the client held, though no path leads anywhere any more.
+func TestRootHandsOver(t *testing.T) {
+	watchdog(t, 120*time.Second)
+	p := squashed(t, packOf(t, small))
+	s := p.serve(t)
+	bin, err := bootBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r := startRoot(t, "", bin, "--root", "--cache", t.TempDir(), "--fill", "max", s.URL("pack.bpk"), dir)
+	eventually(t, "end of the client, whose image is local", bootWindow+testWait, func() bool { return !r.lives() })
+	s.Stop()
+	dropCaches(t)
+	if code, out := runRole(t, roleCompare, p.source, dir); code != 0 {
+		t.Errorf("the tree differs from its source:\n%s", out)
+	}
+	local, err := ReadStatus("")
+	found := false
+	for _, st := range local {
+		found = found || st.Dir == dir && st.Phase == "local" && st.LocalFile != ""
+	}
+	if err != nil || !found {
+		t.Errorf("status does not tell of the mount: %v, %v", local, err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+	_, _ = ReadStatus("") // which removes the note
+}

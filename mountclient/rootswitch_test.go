@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,7 +101,8 @@ func (s *site) start(ip string) {
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, s.port))
 	if err != nil {
-		s.t.Fatal(err)
+		s.t.Error(err)
+		return
 	}
 	_, s.port, _ = net.SplitHostPort(l.Addr().String())
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -165,11 +168,14 @@ func TestRootSurvivesTheSwitch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ca := newTestCA(t)
-	names := startNames(t, "127.83.0.1:53", net.IPv4(127, 83, 0, 2))
+	pid := os.Getpid()
+	own := func(n byte) net.IP { return net.IPv4(127, n, byte(pid>>8), byte(pid)) } // no other run of the tests listens there
+	first, moved := own(84), own(85)
+	names := startNames(t, net.JoinHostPort(own(83).String(), "53"), first)
 	s := &site{t: t, file: p.raw, conf: &tls.Config{Certificates: []tls.Certificate{ca.issueFor(t, "pack.test")}}}
-	s.start("127.83.0.2")
+	s.start(first.String())
 	t.Cleanup(s.stop)
-	tree := initramfs(t, bin, "search nowhere.test\nnameserver 127.83.0.1\n", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw}))
+	tree := initramfs(t, bin, "search nowhere.test\nnameserver "+own(83).String()+"\n", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw}))
 	r := startRoot(t, tree, "/bin/bootprof-mount", "--root", "https://pack.test:"+s.port+"/pack.bpk", "/root")
 	r.wearsMark("bootprof-mount")
 
@@ -222,19 +228,76 @@ func TestRootSurvivesTheSwitch(t *testing.T) {
 			t.Errorf("%s came without a request to the server", file)
 		}
 	}
+	console := openKernelLog(t)
 	read("file-0")
 	s.stop()
-	moved := net.IPv4(127, 83, 0, 3)
 	names.addr.Store(&moved)
 	s.start(moved.String())
 	read("file-2")
 	s.stop()
 	names.conn.Close()
-	s.start(moved.String())
+	var told []string
+	logged := func(text string) func() bool {
+		return func() bool {
+			told = append(told, console()...)
+			return containsRecord(told, "3", text)
+		}
+	}
+	restarted := make(chan struct{})
+	go func() {
+		defer close(restarted)
+		for end := time.Now().Add(testWait); !logged("bootprof: network fault, readers wait until it is over")() && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		s.start(moved.String())
+	}()
 	read("file-4")
+	<-restarted
 	code, out := runRole(t, roleCompare, p.source, r.dir)
 	if code != 0 {
 		t.Errorf("the tree differs from its source:\n%s", out)
 	}
 	r.ends()
+	for _, want := range []string{"network fault, readers wait until it is over", "no name server knows the host", "network is back"} {
+		eventually(t, "a line on the console: "+want, testWait, logged("bootprof: "+want))
+	}
+}
+
+// openKernelLog returns what returns the records of the kernel's log that came after the call.
+func openKernelLog(t *testing.T) func() []string {
+	t.Helper()
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.Seek(fd, 0, unix.SEEK_END)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return func() (out []string) {
+		buf := make([]byte, 8192)
+		for {
+			n, err := unix.Read(fd, buf)
+			if err == unix.EPIPE { // older records were overwritten
+				continue
+			}
+			if err != nil {
+				return out
+			}
+			out = append(out, string(buf[:n]))
+		}
+	}
+}
+
+// containsRecord looks for a record "PRIORITY,NUMBER,...;TEXT"; the level is in the lower three bits of its priority.
+func containsRecord(records []string, level, text string) bool {
+	for _, r := range records {
+		head, said, _ := strings.Cut(r, ";")
+		priority, _, _ := strings.Cut(head, ",")
+		n, err := strconv.Atoi(priority)
+		if err == nil && strconv.Itoa(n&7) == level && strings.HasPrefix(said, text) {
+			return true
+		}
+	}
+	return false
 }
