@@ -149,7 +149,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	if m.opts.Raw {
 		if m.opts.Root {
 			h := m.hold([]string{bdi}, 0, nil)
-			m.parts.Go(func() { m.Client.fetch.survived("what follows the boot", func() { h.calm(run) }) })
+			m.parts.Go(func() { m.survived("what follows the boot", func() { h.calm(run) }) })
 			return file.Close()
 		}
 		m.parts.Go(func() {
@@ -169,7 +169,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	m.parts.Go(func() { m.Client.fetch.survived("what follows the boot", func() { calm(run) }) })
+	m.parts.Go(func() { m.survived("what follows the boot", func() { calm(run) }) })
 	return nil
 }
 

@@ -37,3 +37,12 @@ func (n *network) survived(what string, f func()) (ok bool) {
 	f()
 	return true
 }
+
+// survived is network.survived for work that nothing waits for.
+func (m *Mounted) survived(what string, f func()) {
+	if !m.opts.Root {
+		f()
+		return
+	}
+	m.Client.fetch.survived(what, f)
+}

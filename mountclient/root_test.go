@@ -239,13 +239,8 @@ func TestRootPanic(t *testing.T) {
 	}), 0)
 	cold := p.coldChunk(t, 0)
 	b := make([]byte, bpk.PageSize)
-	f, err := os.Open(r.dir + "/" + imageName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	off := cold.Page * bpk.PageSize
-	if _, err := f.ReadAt(b, off); err != nil || !bytes.Equal(b, p.image[off:off+bpk.PageSize]) {
+	if _, err := r.read(t.Context(), b, off); err != nil || !bytes.Equal(b, p.image[off:off+bpk.PageSize]) {
 		t.Errorf("the read after the panic: %v", err)
 	}
 	if panics.Load() == 0 {
