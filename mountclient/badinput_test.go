@@ -50,7 +50,6 @@ func TestMountBadInput(t *testing.T) {
 		{name: "403", script: faultserver.Always(faultserver.Status(403)), code: ExitNetwork, says: "403 Forbidden"},
 		{name: "404 after the header", script: faultserver.After(len(openingSegments), faultserver.Status(404)), code: ExitNetwork, says: "404 Not Found"},
 		{name: "HTML with 200", script: faultserver.Always(faultserver.HTML()), code: ExitNetwork, says: "HTML"},
-		{name: "no ranges", script: faultserver.Always(faultserver.FullBody()), code: ExitNetwork, says: "ranges"},
 		{name: "gzip", script: faultserver.Always(faultserver.Gzip()), code: ExitNetwork, says: "gzip"},
 		{name: "another file in between", script: faultserver.After(len(openingSegments), faultserver.ETag(`"v2"`)), code: ExitNetwork, says: "replaced"},
 		{name: "500", script: faultserver.Always(faultserver.Status(500)), change: short, code: ExitNetwork, says: "500"},

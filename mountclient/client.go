@@ -296,6 +296,9 @@ func (c *Client) Close() error {
 		c.plain.running.Wait()
 	}
 	c.fetch.close()
+	if c.at != nil && c.at.image.fetch != nil {
+		c.at.image.fetch.close()
+	}
 	c.fetch.access.close()
 	var errs []error
 	if c.cache != nil {

@@ -27,14 +27,14 @@ const (
 	fetchedImage = "image"
 )
 
-func newDownload(url string, log *slog.Logger) (*fetcher, error) {
-	return newFetcher(url, &network{log: log, startTimeout: 10 * time.Second})
+func newDownload(url, dir string, log *slog.Logger) (*fetcher, error) {
+	return newFetcher(url, &network{log: log, startTimeout: 10 * time.Second, wholeDir: dir})
 }
 
 // Download writes the whole file at url to w. Faults of the network are retried for up to ten seconds
 // without progress. progress may be nil.
 func Download(ctx context.Context, url string, w io.WriterAt, log *slog.Logger, progress func(done, total int64)) error {
-	f, err := newDownload(url, log)
+	f, err := newDownload(url, os.TempDir(), log)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (f *fetcher) download(ctx context.Context, w io.WriterAt, progress func(don
 // Faults of the network are retried for up to ten seconds without progress. progress may be nil; total grows while
 // more is found to be needed.
 func Fetch(ctx context.Context, url, dir string, log *slog.Logger, progress func(done, total int64)) (path string, err error) {
-	pack, err := newDownload(url, log)
+	pack, err := newDownload(url, dir, log)
 	if err != nil {
 		return "", err
 	}
@@ -97,6 +97,9 @@ func Fetch(ctx context.Context, url, dir string, log *slog.Logger, progress func
 	if head != nil {
 		if at, err = locate(head, at.pack, at.image); err != nil {
 			return "", err
+		}
+		if image := at.image.fetch; image != nil {
+			defer image.close()
 		}
 	}
 	if at.image.fetch == nil {

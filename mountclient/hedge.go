@@ -20,6 +20,20 @@ var errLost = errors.New("another mirror was faster")
 // another mirror is asked, too, and the answer that begins first is taken. It returns the source whose attempt the
 // result is of.
 func (f *fetcher) get(ctx context.Context, src *httpSource, off, n int64, sink func([]byte)) (*httpSource, int64, error) {
+	if w := f.src.pin.standIn(nil); w != nil {
+		got, err := w.get(ctx, off, n, sink)
+		return w.src, got, err
+	}
+	from, got, err := f.getRange(ctx, src, off, n, sink)
+	if w := f.standInFor(from, err); w != nil && ctx.Err() == nil {
+		got, err = w.get(ctx, off, n, sink)
+		return w.src, got, err
+	}
+	return from, got, err
+}
+
+// getRange is get for servers that give ranges.
+func (f *fetcher) getRange(ctx context.Context, src *httpSource, off, n int64, sink func([]byte)) (*httpSource, int64, error) {
 	if len(f.mirrors) == 0 {
 		got, err := src.get(ctx, off, n, sink)
 		return src, got, err

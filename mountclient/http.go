@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,7 @@ type HTTPError struct {
 	ContentType  string
 	Why          string        // empty: the status says it
 	RetryAfter   time.Duration // that the server asked for; 0: none
+	whole        bool          // it was the whole file instead of a range; see standIn
 }
 
 func (e *HTTPError) Error() string {
@@ -53,7 +55,7 @@ func (e *HTTPError) Permanent() bool {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return false
 	}
-	return e.Code < 500
+	return e.Code < 500 && !e.whole
 }
 
 // An identityError tells that the server now has other bytes under the URL than at the start.
@@ -96,6 +98,9 @@ type httpSource struct {
 	pin    *pin
 	mirror *mirror
 	count  *counters
+
+	hasRanges atomic.Bool  // it has given one
+	wholes    atomic.Int64 // answers in a row, at the end, that were the whole file instead
 }
 
 func newHTTPSource(rawURL string) (*httpSource, error) { return newSourceVia(nil, rawURL) }
@@ -266,11 +271,21 @@ func (s *httpSource) check(resp *http.Response, asked string, off, n int64) (int
 	bad := func(why string) (int64, error) { return 0, s.httpError(resp, asked, why) }
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
+		s.hasRanges.Store(true)
+		s.wholes.Store(0)
 	case http.StatusOK:
-		if isHTML(resp) {
+		switch why := compressed(resp); {
+		case isHTML(resp):
 			return bad("the server sent an HTML page, not an image")
+		case why != "":
+			return bad(why)
+		case resp.ContentLength < 0:
+			return bad("the server gives neither ranges of this file nor its length; want one that does (nginx, Apache, bootprof serve)")
 		}
-		return bad("the server does not serve ranges of this file; bootprof needs a server that does (nginx, Apache, bootprof serve)")
+		s.wholes.Add(1)
+		err := s.httpError(resp, asked, "the server does not serve ranges of this file")
+		err.whole = true
+		return 0, err
 	case http.StatusRequestedRangeNotSatisfiable:
 		if s.pin.size() < 0 && off == 0 {
 			return bad("the file is empty")
@@ -310,7 +325,7 @@ func (s *httpSource) checkWhole(resp *http.Response, limit int64) (want int64, o
 	return limit + 1, true, nil
 }
 
-func (s *httpSource) httpError(resp *http.Response, asked, why string) error {
+func (s *httpSource) httpError(resp *http.Response, asked, why string) *HTTPError {
 	return &HTTPError{URL: s.shown, Status: resp.Status, Code: resp.StatusCode, RangeAsked: asked,
 		ContentRange: resp.Header.Get("Content-Range"), ContentType: resp.Header.Get("Content-Type"), Why: why,
 		RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}

@@ -109,7 +109,7 @@ func TestGet(t *testing.T) {
 		{fault: faultserver.Status(204), permanent: true, says: "204"},
 		{fault: faultserver.NotSatisfiable(), permanent: true, says: "416"},
 		{fault: faultserver.HTML(), permanent: true, says: "HTML"},
-		{fault: faultserver.FullBody(), permanent: true, says: "ranges"},
+		{fault: faultserver.FullBody(), says: "ranges"},
 		{fault: faultserver.WrongRange(16), permanent: true, says: "another range"},
 		{fault: faultserver.ContentRange(""), permanent: true, says: "another range"},
 		{fault: faultserver.ContentRange("bytes 1000-100999/*"), permanent: true, says: "another range"},

@@ -356,7 +356,7 @@ func (f *fetcher) elsewhere(s *httpSource, err error) bool {
 		}
 	case errors.As(err, &answer):
 		rest = max(rest, answer.RetryAfter)
-		if answer.Permanent() {
+		if answer.Permanent() || answer.whole {
 			rest = longRest
 		}
 	}

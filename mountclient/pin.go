@@ -17,6 +17,8 @@ type pin struct {
 	length int64
 	etags  map[string]string // by URL
 
+	stand *standIn // the local copy, if the server gives no ranges
+
 	modified string // Last-Modified of the first answer that had one
 	dated    bool   // it has to be that of all answers
 	redated  error  // the first answer with another one

@@ -27,6 +27,7 @@ type network struct {
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
 	survive      bool          // work that panics is done again, see persist
+	wholeDir     string        // for copies of files of which a server gives no ranges; empty: they are in memory
 
 	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
 	hedges   atomic.Int64 // requests sent because a mirror was late
@@ -116,11 +117,14 @@ func (f *fetcher) shown() string {
 	return strings.Join(all, ",")
 }
 
-// close ends the connections that are not used.
+// close ends the connections that are not used, and the stream of a file without ranges. Requests must have ended.
 func (f *fetcher) close() {
 	f.src.client.CloseIdleConnections()
 	for _, s := range f.mirrors {
 		s.client.CloseIdleConnections()
+	}
+	if w := f.src.pin.standIn(nil); w != nil {
+		w.close()
 	}
 }
 

@@ -104,8 +104,6 @@ func (a *access) tlsError(host string, err error) error {
 	var record tls.RecordHeaderError
 	why := ""
 	switch text := err.Error(); {
-	case errors.As(err, &unknown) && a.roots().Equal(x509.NewCertPool()):
-		why = "this machine has no CA certificates (/etc/ssl/certs) to check the server's with; name the server's CA with --ca FILE"
 	case errors.As(err, &unknown):
 		why = "its certificate is signed by an authority that is not trusted here"
 		if unknown.Cert != nil {

@@ -60,8 +60,8 @@ func newAccess(o Access, log *slog.Logger) (*access, error) {
 	}
 	a.roots = sync.OnceValue(func() *x509.CertPool {
 		pool, err := x509.SystemCertPool() // from /etc/ssl/certs and the like
-		if err != nil {
-			pool = x509.NewCertPool()
+		if err != nil || pool.Equal(x509.NewCertPool()) {
+			pool = builtInRoots()
 		}
 		pool.AppendCertsFromPEM(own)
 		return pool
