@@ -16,6 +16,8 @@ func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
 		return checkURLs(url)
 	case memoryMiB < 1:
 		return fmt.Errorf("--memory %d: want 1 MiB or more", memoryMiB)
+	case o.Root && strings.Contains(url, "file://"):
+		return errors.New("--root: want http or https: after the change of the root no file can be opened")
 	case o.FillRate > 0 && o.CacheDir == "":
 		return errors.New("--fill: it fills the cache, want --cache too")
 	case o.StartTimeout < 0 || o.Timeout < 0:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,8 @@ type MountOptions struct {
 	Loop   bool          // use a loop device even where the kernel can mount the image file itself
 	RunDir string        // for the status socket; empty: /run/bootprof
 	window time.Duration // how long a boot takes at least; 0: bootWindow
+
+	ImageName string // of the image file with Raw; empty: image
 }
 
 // A Mounted is a remote image that is in use. It ends when Dir is unmounted; see Wait.
@@ -112,24 +115,27 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	dir := m.opts.Dir
 	if !m.opts.Raw {
-		if dir, err = os.MkdirTemp("", "bootprof-"); err != nil {
+		if dir, err = os.MkdirTemp(m.tempDir(), "bootprof-"); err != nil {
 			return &SetupError{fmt.Errorf("making a directory for the image file: %w", err)}
 		}
 		defer os.Remove(dir)
 	}
-	disableRequestTimeout(m.Client)
-	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log}
+	disableRequestTimeout("/proc/sys/fs/fuse", m.opts.Log)
+	img := &imageFile{size: m.Client.head.ImageSize, read: m.read, log: m.opts.Log, name: imageName}
 	if m.opts.Raw {
 		img.size = m.Client.Size() // a file system may need the whole last page
+		if m.opts.ImageName != "" {
+			img.name = m.opts.ImageName
+		}
 	}
 	if m.server, err = mountFUSE(dir, img); err != nil {
 		return &SetupError{err}
 	}
 	detach := func() error { return unix.Unmount(dir, unix.MNT_DETACH) }
-	file, err := os.Open(dir + "/" + imageName)
+	file, err := os.Open(dir + "/" + img.name)
 	if err == nil { // a first close, which tells the kernel that Flush is not wanted
 		file.Close()
-		file, err = os.Open(dir + "/" + imageName)
+		file, err = os.Open(dir + "/" + img.name)
 	}
 	if err != nil {
 		detach()
@@ -138,9 +144,14 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	bdi := lowerReadahead(file)
 	m.Client.push.write = img.push
 	for range pushGoroutines {
-		m.parts.Go(func() { m.Client.push.run(run) })
+		m.parts.Go(func() { m.Client.fetch.persist(run, "pushing pages", func() { m.Client.push.run(run) }) })
 	}
 	if m.opts.Raw {
+		if m.opts.Root {
+			h := m.hold([]string{bdi}, 0, nil)
+			m.parts.Go(func() { m.survived("what follows the boot", func() { h.calm(run) }) })
+			return file.Close()
+		}
 		m.parts.Go(func() {
 			if m.booted(run, func() bool { return true }) {
 				writeReadahead(bdi, calmKB)
@@ -158,7 +169,7 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	m.parts.Go(func() { calm(run) })
+	m.parts.Go(func() { m.survived("what follows the boot", func() { calm(run) }) })
 	return nil
 }
 
@@ -227,6 +238,9 @@ func (m *Mounted) mountFile(file *os.File, fs string) (calm func(context.Context
 		}
 		return nil, errNeedsLoop
 	}
+	if m.opts.Root {
+		return m.hold(mine, 0, nil).calm, nil
+	}
 	return func(ctx context.Context) {
 		if m.booted(ctx, func() bool { return true }) {
 			for _, path := range mine {
@@ -262,6 +276,10 @@ func (m *Mounted) mountLoop(file *os.File, fs string) (calm func(context.Context
 	if err := dev.SetReadahead(0); err != nil {
 		m.opts.Log.Warn("the boot will ask for pages beside those that it needs", "error", err)
 	}
+	if m.opts.Root {
+		setting := fmt.Sprintf("/sys/block/loop%d/queue/read_ahead_kb", dev.Number)
+		return m.hold([]string{readaheadOf(held), setting}, dev.Number, held).calm, nil
+	}
 	return func(ctx context.Context) {
 		defer held.Close()
 		if m.booted(ctx, func() bool { return loopdev.Backs(dev.Number, held) }) {
@@ -279,7 +297,13 @@ func deviceOf(dir string) (uint64, error) {
 }
 
 // read is what the image file answers READs with.
-func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (int, error) {
+func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (n int, err error) {
+	err = errPanicked
+	m.Client.fetch.persist(ctx, "a read", func() { n, err = m.readOnce(ctx, dst, imageOff) })
+	return n, err
+}
+
+func (m *Mounted) readOnce(ctx context.Context, dst []byte, imageOff int64) (int, error) {
 	const page = 4096
 	done := m.Client.push.reading(imageOff/page, (imageOff%page+int64(len(dst))+page-1)/page)
 	defer done()
@@ -292,13 +316,19 @@ func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (int, er
 
 // disableRequestTimeout keeps the kernel (Linux 6.15 and later) from aborting the connection when a read
 // waits for the network.
-func disableRequestTimeout(c *Client) {
-	const dir = "/proc/sys/fs/fuse/"
-	if b, err := os.ReadFile(dir + "default_request_timeout"); err == nil && string(b) != "0\n" {
-		_ = os.WriteFile(dir+"default_request_timeout", []byte("0"), 0)
+func disableRequestTimeout(dir string, log *slog.Logger) {
+	isSet := func(name string) bool {
+		b, err := os.ReadFile(dir + "/" + name)
+		return err == nil && string(b) != "0\n"
 	}
-	if b, err := os.ReadFile(dir + "max_request_timeout"); err == nil && string(b) != "0\n" {
-		c.opts.Log.Warn("the kernel limits how long a read may wait: an outage longer than fs.fuse.max_request_timeout breaks the mount")
+	const first, second = "default_request_timeout", "max_request_timeout"
+	if isSet(first) {
+		if err := os.WriteFile(dir+"/"+first, []byte("0\n"), 0); err != nil {
+			log.Warn("an outage longer than fs.fuse."+first+" breaks the mount", "error", err)
+		}
+	}
+	if isSet(second) {
+		log.Warn("the kernel limits how long a read may wait: an outage longer than fs.fuse." + second + " breaks the mount")
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Options struct {
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
 	Log          *slog.Logger  // must be set
+	Root         bool          // the image is the root file system of the machine: see docs/root-daemon.md
 	Access                     // certificates, credentials, proxy
 }
 
@@ -111,8 +113,13 @@ func (c *Client) build(ctx, life context.Context) error {
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
 		c.kept.url = c.shown
+		dir, err := os.Open(c.opts.CacheDir) // paths may lead elsewhere after the start
+		if err != nil {
+			return &SetupError{err}
+		}
 		c.running.Go(func() { // it syncs: the boot does not wait for that
-			if err := c.kept.save(c.opts.CacheDir); err != nil {
+			defer dir.Close()
+			if err := c.kept.save(dir); err != nil {
 				c.opts.Log.Warn("the cache will not serve without the server", "error", err)
 			}
 		})
@@ -139,7 +146,8 @@ func (c *Client) build(ctx, life context.Context) error {
 }
 
 func (c *Client) runZone(life context.Context) {
-	err := c.zone.run(life)
+	err := errPanicked
+	c.fetch.persist(life, "decoding the boot zone", func() { err = c.zone.run(life) })
 	if err == nil {
 		c.hot.Store(int64(time.Since(c.started)))
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))

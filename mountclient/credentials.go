@@ -43,11 +43,10 @@ func openCredentials(path string, log *slog.Logger) (*credentials, error) {
 }
 
 func (c *credentials) read() (string, error) {
-	fd, err := unix.Openat(int(c.dir.Fd()), filepath.Base(c.path), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, err := openIn(c.dir, filepath.Base(c.path), unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return "", err
+		return "", errors.Unwrap(err)
 	}
-	f := os.NewFile(uintptr(fd), c.path)
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {

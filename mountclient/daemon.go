@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A mount command returns when the mount is ready, and the client lives on. Go cannot fork, so the command
@@ -54,7 +57,10 @@ func startChild(stderr io.Writer) int {
 		return fail(stderr, err)
 	}
 	defer r.Close()
+	// What a script has open is not for the client; without close_range(2) (Linux 5.11) it stays.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), readyEnv+"=3")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = os.Stderr
@@ -107,6 +113,9 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	if opts.Root {
+		harden(opts.Log)
+	}
 	m, err := Mount(ctx, opts)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -115,6 +124,16 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 		code := ExitCode(err)
 		tell(code, oneLine(err))
 		return code
+	}
+	if opts.Root {
+		settle(m, opts.Log)
+		if readyFD != "" {
+			tell(ExitOK, "")
+		}
+		if err = m.Wait(); err != nil {
+			return fail(stderr, err)
+		}
+		return ExitOK
 	}
 	if readyFD != "" {
 		tell(ExitOK, "")
@@ -139,7 +158,9 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 func leaveTerminal(log *slog.Logger) {
 	_ = os.Chdir("/")
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
-	if err != nil {
+	if err == nil {
+		defer toKernel(log)
+	} else {
 		f, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}
 	if err != nil {

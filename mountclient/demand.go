@@ -74,7 +74,7 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 		d.misses.Add(int64(len(mine)))
 		d.missed.add(d.boot, d.started, mine, false)
 		if n := d.trails.follow(mine[0].entry.Page, next); n > 0 {
-			d.running.Go(func() { d.ahead(next, n) })
+			d.running.Go(func() { d.net.survived("reading ahead", func() { d.ahead(next, n) }) })
 		}
 	}
 	d.start(mine, forReader)
@@ -163,7 +163,7 @@ func (d *demand) load(group []*flight, why cause) {
 	if raw == nil && first.Len > 0 {
 		b := first.Block
 		b.Len = last.PackOff + last.Len - first.PackOff
-		raw, src, err = d.at.fetch(because(d.ctx, why), b, nil)
+		d.net.persist(d.ctx, "fetching a chunk", func() { raw, src, err = d.at.fetch(because(d.ctx, why), b, nil) })
 	}
 	for _, f := range group {
 		if err != nil {
@@ -176,12 +176,17 @@ func (d *demand) load(group []*flight, why cause) {
 		}
 		stored := raw[:n]
 		raw = raw[n:]
-		damaged := d.keep(&f.entry, stored, f.quiet)
+		damaged := errPanicked
+		d.net.persist(d.ctx, "decoding a chunk", func() { damaged = d.keep(&f.entry, stored, f.quiet) })
 		if !isCorrupt(damaged) {
 			d.land(f, damaged)
 			continue
 		}
-		d.running.Go(func() { d.land(f, d.mend(&f.entry, stored, src, damaged, f.quiet)) }) // its neighbours do not wait
+		d.running.Go(func() { // its neighbours do not wait
+			err := errPanicked
+			d.net.persist(d.ctx, "mending a chunk", func() { err = d.mend(&f.entry, stored, src, damaged, f.quiet) })
+			d.land(f, err)
+		})
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// imageName is the name of the image file in the FUSE file system.
+// imageName is the name of the image file in the FUSE file system, unless MountOptions.ImageName says another.
 const imageName = "image"
 
 // forever is the time for which the kernel may keep names and attributes of the image: they never change.
@@ -22,6 +22,7 @@ var forever = 365 * 24 * time.Hour
 // cache never come here.
 type imageFile struct {
 	fs.Inode
+	name string
 	size int64
 	read func(ctx context.Context, dst []byte, imageOff int64) (int, error)
 	log  *slog.Logger
@@ -85,11 +86,11 @@ var (
 )
 
 func (n *rootDir) OnAdd(ctx context.Context) {
-	n.AddChild(imageName, n.NewPersistentInode(ctx, n.image, fs.StableAttr{Mode: fuse.S_IFREG, Ino: 2}), true)
+	n.AddChild(n.image.name, n.NewPersistentInode(ctx, n.image, fs.StableAttr{Mode: fuse.S_IFREG, Ino: 2}), true)
 }
 
 func (n *rootDir) Lookup(_ context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if name != imageName {
+	if name != n.image.name {
 		return nil, syscall.ENOENT
 	}
 	n.image.attr(&out.Attr)

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bootprof/internal/atomicfile"
 	"bootprof/internal/loopdev"
 )
 
@@ -90,26 +89,45 @@ func (m *Mounted) leave(ctx context.Context, loop int, held *os.File) {
 
 // leaveNote writes the note of a hand-over to file and returns its path.
 func (m *Mounted) leaveNote(loop int, file *os.File) (string, error) {
+	n, err := m.noteOf(loop, file)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.Open(m.runDir())
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	return filepath.Join(m.runDir(), noteName()), n.leaveIn(dir)
+}
+
+// noteName is that of this process's note.
+func noteName() string { return strconv.Itoa(os.Getpid()) + noteSuffix }
+
+func (n *note) leaveIn(dir *os.File) error {
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return writeIn(dir, noteName(), b)
+}
+
+func (m *Mounted) noteOf(loop int, file *os.File) (note, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
-		return "", err
+		return note{}, err
 	}
 	n := note{Status: m.Status(), Loop: loop, Device: st.Dev, Inode: st.Ino}
 	n.Status.LocalFile = file.Name()
-	b, err := json.Marshal(n)
-	if err != nil {
-		return "", err
+	return n, nil
+}
+
+// tempDir returns where the FUSE file system is mounted at the start. An initramfs need not have /tmp.
+func (m *Mounted) tempDir() string {
+	if !m.opts.Root || os.MkdirAll(m.runDir(), 0o755) != nil {
+		return ""
 	}
-	path := filepath.Join(m.runDir(), strconv.Itoa(os.Getpid())+noteSuffix)
-	f, err := atomicfile.Create(path, 0o600)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if _, err := f.Write(b); err != nil {
-		return "", err
-	}
-	return path, f.Commit()
+	return m.runDir()
 }
 
 func (m *Mounted) runDir() string {

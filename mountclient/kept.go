@@ -11,8 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bootprof/imagepack/bpk"
-	"bootprof/internal/atomicfile"
 	"bootprof/internal/minisig"
 )
 
@@ -41,26 +42,18 @@ func keptName(dir string, digest [32]byte) string {
 }
 
 // save writes the file, unless the same bytes are there, and makes it the youngest of its directory.
-func (k *kept) save(dir string) error {
+func (k *kept) save(dir *os.File) error {
 	b := append([]byte(nil), k.header...)
 	for _, part := range [][]byte{k.index, k.signature, []byte(k.url)} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(part)))
 		b = append(b, part...)
 	}
-	name := keptName(dir, bpk.Digest(k.header))
-	if was, err := os.ReadFile(name); err == nil && string(was) == string(b) {
-		now := time.Now()
-		return os.Chtimes(name, now, now)
+	name := keptName("", bpk.Digest(k.header))
+	if was, err := readIn(dir, name, maxKept); err == nil && string(was) == string(b) {
+		now := unix.NsecToTimespec(time.Now().UnixNano())
+		return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{now, now}, 0)
 	}
-	f, err := atomicfile.Create(name, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	return f.Commit()
+	return writeIn(dir, name, b)
 }
 
 // readKept reads a file that save wrote. It tells whether its lengths hold and its name is the digest of the header.

@@ -7,19 +7,45 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // NewLog returns a logger that writes one line per record, "bootprof: message key=value ...", for a console
 // or the kernel's log. Safe for concurrent use.
 func NewLog(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(&lineHandler{w: w, level: level, mu: new(sync.Mutex)})
+	return slog.New(&lineHandler{w: w, level: level, mu: new(sync.Mutex), kernel: new(atomic.Bool)})
 }
 
+// maxKernelLine is how long a line may be that the kernel's log takes (Linux takes 1024 bytes, prefix and all).
+const maxKernelLine = 900
+
 type lineHandler struct {
-	mu    *sync.Mutex
-	w     io.Writer
-	level slog.Level
-	attrs string
+	mu     *sync.Mutex
+	w      io.Writer
+	level  slog.Level
+	attrs  string
+	kernel *atomic.Bool // w leads to the kernel's log
+}
+
+// toKernel says that what log writes to is the kernel's log from now on: lines get a priority and a bounded length. A
+// warning is to be seen on the console of a machine that boots with "quiet", too, which hides KERN_WARNING.
+func toKernel(log *slog.Logger) {
+	if h, ok := log.Handler().(*lineHandler); ok {
+		h.kernel.Store(true)
+	}
+}
+
+func forKernel(line string, l slog.Level) string {
+	if len(line) > maxKernelLine {
+		line = strings.ToValidUTF8(line[:maxKernelLine], "") + "\n"
+	}
+	switch {
+	case l >= slog.LevelWarn:
+		return "<3>" + line
+	case l >= slog.LevelInfo:
+		return "<5>" + line
+	}
+	return "<7>" + line
 }
 
 func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
@@ -36,7 +62,11 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	b.WriteByte('\n')
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, err := io.WriteString(h.w, b.String())
+	line := b.String()
+	if h.kernel.Load() {
+		line = forKernel(line, r.Level)
+	}
+	_, err := io.WriteString(h.w, line)
 	return err
 }
 

@@ -50,7 +50,11 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout, wholeDir: opts.CacheDir})
+		if opts.Root {
+			access.names = newResolver("/etc", "/run", opts.Log)
+			go access.roots() // a redirect may lead to https, and settle waits for them
+		}
+		return newFetcher(opts.URL, &network{access: access, log: opts.Log, startTimeout: opts.StartTimeout, timeout: opts.Timeout, survive: opts.Root, wholeDir: opts.CacheDir})
 	}
 	fetch, err := reach()
 	if err != nil {

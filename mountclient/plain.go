@@ -204,7 +204,7 @@ func (p *plain) load(group []*window) {
 		}
 	}
 	if err == nil && off < end {
-		err = p.fetch.stream(p.ctx, off, end-off, sink)
+		p.fetch.persist(p.ctx, "fetching a window", func() { err = p.fetch.stream(p.ctx, off, end-off, sink) })
 	}
 	for _, w := range group {
 		p.land(w, errors.Join(failed, err))

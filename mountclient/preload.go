@@ -142,7 +142,10 @@ func (p *preload) work(ctx context.Context) {
 		}
 		for {
 			fetch, from, end := p.begin(ctx, s)
-			err := p.fetch.streamFrom(fetch, s.src, from, end-from, func(b []byte) { p.store(s, b) })
+			err := errPanicked
+			p.fetch.survived("fetching boot pages", func() {
+				err = p.fetch.streamFrom(fetch, s.src, from, end-from, func(b []byte) { p.store(s, b) })
+			})
 			s.stop()
 			if p.finish(ctx, s, err) {
 				break

@@ -26,6 +26,7 @@ type network struct {
 	log          *slog.Logger
 	startTimeout time.Duration // without progress, until the image is in use; 0: repeat without end
 	timeout      time.Duration // the same once it is in use
+	survive      bool          // work that panics is done again, see persist
 	wholeDir     string        // for copies of files of which a server gives no ranges; empty: they are in memory
 
 	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
@@ -349,6 +350,6 @@ func (f *network) recovered() {
 	f.failed--
 	if f.failed == 0 && f.down {
 		f.down = false
-		f.log.Info("network is back")
+		f.log.Warn("network is back") // for those who were told of the fault
 	}
 }

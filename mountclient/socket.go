@@ -46,7 +46,7 @@ func (m *Mounted) answerAll(ctx context.Context, l net.Listener, get func(path s
 			defer func() { <-free }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			answer(conn, get)
+			m.survived("an answer of the status socket", func() { answer(conn, get) })
 		})
 	}
 }

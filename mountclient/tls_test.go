@@ -63,6 +63,15 @@ func (ca *testCA) issue(t *testing.T, name string, from, to time.Time) tls.Certi
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 }
 
+// issueFor makes a certificate for a host.
+func (ca *testCA) issueFor(t *testing.T, host string) tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	cert := signed(t, &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: host}, NotBefore: day(2000), NotAfter: day(2089),
+		DNSNames: []string{host}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca.cert, key, ca.key)
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
 func pemFile(t *testing.T, cert *x509.Certificate) string {
 	t.Helper()
 	return writeFile(t, filepath.Join(t.TempDir(), "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})))

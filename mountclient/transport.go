@@ -1,6 +1,7 @@
 package mountclient
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -41,6 +42,7 @@ type access struct {
 	creds *credentials // nil: none
 	proxy func(*http.Request) (*url.URL, error)
 	clock *clock
+	names *resolver // nil: names are Go's business
 }
 
 // newAccess reads the files that o names.
@@ -111,6 +113,9 @@ func (a *access) close() {
 	if a.creds != nil {
 		a.creds.dir.Close()
 	}
+	if a.names != nil {
+		a.names.close()
+	}
 }
 
 // A transport sends the requests for one URL and its siblings, and the redirects that follow. Credentials and client
@@ -152,7 +157,7 @@ func (t *transport) newTransport(secure *tls.Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	h := &http.Transport{
 		Proxy:                  t.access.proxy,
-		DialContext:            dialer.DialContext,
+		DialContext:            t.access.dialer(dialer),
 		TLSClientConfig:        secure,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // ranges are of the bytes as they lie there
@@ -169,6 +174,16 @@ func (t *transport) newTransport(secure *tls.Config) *http.Transport {
 	defer t.mu.Unlock()
 	t.made = append(t.made, h)
 	return h
+}
+
+// dialer returns what connects.
+func (a *access) dialer(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if a.names == nil {
+		return d.DialContext
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return a.names.dial(ctx, d, network, address)
+	}
 }
 
 // CloseIdleConnections is what http.Client calls.

@@ -15,7 +15,10 @@ import (
 	"bootprof/mountclient"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() {
+	mountclient.MarkRoot(os.Args[1:])
+	os.Exit(run(os.Args[1:], os.Stderr))
+}
 
 func run(args []string, stderr io.Writer) int {
 	var o mountclient.MountOptions
@@ -29,6 +32,7 @@ func run(args []string, stderr io.Writer) int {
 	foreground := fs.Bool("foreground", false, "stay in the foreground until DIR is unmounted")
 	verbose := fs.Bool("verbose", false, "tell more on stderr")
 	fs.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	fs.BoolVar(&o.Root, "root", false, "DIR becomes the root file system: no signal ends the client, and it needs no file any more once DIR is ready")
 	fs.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	fill := fs.String("fill", "off", "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")
@@ -51,6 +55,10 @@ func run(args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bootprof: want URL and DIR, got %d arguments (see bootprof-mount -h)\n", fs.NArg())
 		return mountclient.ExitUsage
 	}
+	o.URL = fs.Arg(0)
+	if mountclient.IsHTTPFS() {
+		o.AsHTTPFS()
+	}
 	var err error
 	if o.FillRate, err = mountclient.ParseFill(*fill); err != nil {
 		err = fmt.Errorf("-fill: %w", err)
@@ -71,7 +79,7 @@ func run(args []string, stderr io.Writer) int {
 	if *verbose {
 		level = slog.LevelDebug
 	}
-	o.URL, o.Log, o.MemoryBytes = fs.Arg(0), mountclient.NewLog(stderr, level), int64(*memory)<<20
+	o.Log, o.MemoryBytes = mountclient.NewLog(stderr, level), int64(*memory)<<20
 	for _, p := range []struct {
 		path string
 		abs  *string

@@ -51,6 +51,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Raw, "raw", false, "do not mount the image: DIR/image is the image file")
+	f.BoolVar(&o.Root, "root", false, "DIR becomes the root file system: no signal ends the client, and it needs no file any more once DIR is ready")
 	f.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
 	f.StringVar(&fill, "fill", fill, "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")

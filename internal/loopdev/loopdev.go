@@ -167,16 +167,26 @@ func (d *Device) ChangeFD(file *os.File) error {
 
 // ChangeFD is Device.ChangeFD for a loop device that is attached to old, whoever attached it.
 func ChangeFD(number int, old, file *os.File) error {
-	d := Device{Path: "/dev/loop" + strconv.Itoa(number), Number: number}
-	var err error
-	if d.f, err = os.OpenFile(d.Path, os.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("switching %s to %s: %w", d.Path, file.Name(), err)
+	d, err := Open(number, old)
+	if err != nil {
+		return fmt.Errorf("switching to %s: %w", file.Name(), err)
 	}
 	defer d.Close()
-	if !Backs(number, old) { // with the node open it stays what it is now
-		return fmt.Errorf("switching %s to %s: %w", d.Path, file.Name(), unix.ENXIO)
-	}
 	return d.ChangeFD(file)
+}
+
+// Open opens a loop device that is attached to file. While it is open, the device stays what it is.
+func Open(number int, file *os.File) (*Device, error) {
+	d := &Device{Path: "/dev/loop" + strconv.Itoa(number), Number: number}
+	var err error
+	if d.f, err = os.OpenFile(d.Path, os.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, err
+	}
+	if !Backs(number, file) {
+		d.Close()
+		return nil, fmt.Errorf("opening %s for %s: %w", d.Path, file.Name(), unix.ENXIO)
+	}
+	return d, nil
 }
 
 // Detach lets the device go and releases d. With other users left the device is cleared by the kernel when
