@@ -69,7 +69,7 @@ func TestSoak(t *testing.T) {
 	all := &soak{faults: map[string]int{}}
 	begin := time.Now()
 	for time.Since(begin) < total && !t.Failed() {
-		kind := []string{"raw", "file system", "loop device"}[all.mounts%3]
+		kind := []string{"raw", "file system", "raw", "loop device"}[all.mounts%4]
 		all.mounts++
 		all.round(t, p, other, image, kind, min(round, max(total-time.Since(begin), time.Second)))
 		if os.Getenv(soakEnv) != "" {
