@@ -53,7 +53,7 @@ func withRange(url, byteRange string) string {
 // what the client needs.
 func (e *HTTPError) Permanent() bool {
 	switch e.Code {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusTooEarly, http.StatusTooManyRequests:
 		return false
 	}
 	return e.Code < 500 && !e.whole

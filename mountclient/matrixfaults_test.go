@@ -183,7 +183,7 @@ func matrixFaults() []matrixFault {
 		{name: "zeros", fault: faultserver.Zeros(), exit: ExitFormat, says: "not a bootprof pack"},
 		{name: "stale range", fault: faultserver.Stale(8192), exit: ExitFormat, says: "not a bootprof pack"},
 	}
-	for _, code := range []int{408, 429, 500, 502, 503, 504, 511} {
+	for _, code := range []int{408, 421, 425, 429, 500, 502, 503, 504, 511} {
 		m = append(m, matrixFault{name: fmt.Sprint(code), fault: faultserver.Status(code)})
 	}
 	for _, code := range []int{204, 304, 400, 401, 403, 404, 410} {
