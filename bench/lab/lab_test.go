@@ -176,8 +176,24 @@ func TestRootIsFreeAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("losetup", "-j", image).Output(); err != nil || len(out) > 0 {
-			t.Fatalf("loop device left: %v %s", err, out)
+		awaitNoLoop(t, image)
+	}
+}
+
+// awaitNoLoop waits for the kernel to let go of image's loop device. That comes a moment after umount when somebody
+// else, udev or another test's losetup, has the device open just then.
+func awaitNoLoop(t *testing.T, image string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		out, err := exec.Command("losetup", "-j", image).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(out) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("loop device left: %s", out)
 		}
 	}
 }
