@@ -107,7 +107,7 @@ func (w *packWriter) progress(bytes int64) {
 // busy.
 func (w *packWriter) write(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	ranges := pageRanges(w.img.Size(), w.opts.Boot)
+	ranges := sortInChunks(pageRanges(w.img.Size(), w.opts.Boot), w.opts.frame)
 	pages := bpk.NewBootIndex(ranges)
 	plan := planBody(w.img.Size(), w.img.Segments(), pages)
 	if n, frames := w.opts.Workers, zoneFrames(pages.Pages(), w.opts.frame); n > 0 {
