@@ -127,6 +127,13 @@ func (m *mirror) failed(atLeast time.Duration) {
 	m.rests = now.Add(m.rest)
 }
 
+// forgive ends the rest of a mirror.
+func (m *mirror) forgive() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rest, m.rests = 0, time.Time{}
+}
+
 // patience is how long the first byte of an answer may take before it is asked for elsewhere, too.
 func (m *mirror) patience() time.Duration {
 	m.mu.Lock()

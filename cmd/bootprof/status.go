@@ -113,13 +113,24 @@ func (a *app) printStatus(all []mountclient.Status) error {
 			fmt.Fprintf(w, "  last error\t%.0f s ago: %s\n", s.UpSeconds-s.LastErrorSeconds, s.LastError)
 		}
 		if s.CacheDir != "" {
-			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
+			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records%s\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged, cacheNotes(s))
 		}
 		if s.FillPages > 0 {
 			fmt.Fprintf(w, "  fill\t%d of %d pages\n", s.FillPages, s.ImagePages)
 		}
 	}
 	return w.Flush()
+}
+
+// cacheNotes tells what is not always the case.
+func cacheNotes(s mountclient.Status) (notes string) {
+	if s.ReusedBytes > 0 {
+		notes += fmt.Sprintf(", %s taken from another version", size(s.ReusedBytes))
+	}
+	if s.CacheLimit > 0 {
+		notes += fmt.Sprintf(", %s taken out for the limit of %s", size(s.CacheEvicted*4096), size(s.CacheLimit))
+	}
+	return notes
 }
 
 // serverLine tells of one server.
