@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -195,6 +196,8 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	}
 	s.count.requests.Add(1)
 	begun := s.mirror.begin(n)
+	var sent atomic.Int64 // when the connection was there, nanoseconds after begun
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(int64(time.Since(begun))) }}))
 	why := causeOf(ctx)
 	var got int64
 	defer func() { s.mirror.end(n-got, got > 0) }()
@@ -215,7 +218,7 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 			s.count.bytes.Add(int64(m))
 			s.count.byCause[why].Add(int64(m))
 			if got == 0 {
-				s.mirror.first(begun)
+				s.mirror.first(begun, time.Duration(sent.Load()))
 			}
 			s.mirror.came(int64(m))
 			sink(buf[:m])

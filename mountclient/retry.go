@@ -33,6 +33,7 @@ type network struct {
 	hedges   atomic.Int64 // requests sent because a mirror was late
 	wasted   atomic.Int64 // bytes of answers that came too late
 	last     lastError
+	judging  sync.WaitGroup // requests whose answers tell of a mirror, see either
 
 	mu     sync.Mutex
 	inUse  bool
@@ -119,6 +120,7 @@ func (f *fetcher) shown() string {
 
 // close ends the connections that are not used, and the stream of a file without ranges. Requests must have ended.
 func (f *fetcher) close() {
+	f.judging.Wait()
 	f.src.client.CloseIdleConnections()
 	for _, s := range f.mirrors {
 		s.client.CloseIdleConnections()
