@@ -183,6 +183,12 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	defer cancel(nil)
 	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
 	defer stall.Stop()
+	hear := func() {}
+	if t, ok := s.client.Transport.(*transport); ok {
+		watched, done := t.silence.begin(t.dial, func() { cancel(errReturned) })
+		defer done()
+		hear = watched.hear
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
 		return 0, err
@@ -215,6 +221,7 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 		stall.Reset(s.mirror.stall())
 		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
 		if m > 0 {
+			hear()
 			s.count.bytes.Add(int64(m))
 			s.count.byCause[why].Add(int64(m))
 			if got == 0 {
@@ -243,11 +250,17 @@ type freshKey struct{}
 // fresh returns a context whose requests ask all caches for what the server has now.
 func fresh(ctx context.Context) context.Context { return context.WithValue(ctx, freshKey{}, true) }
 
+// errReturned ends a request that was sent before the network went away.
+var errReturned = errors.New("no answer, and the network was away meanwhile")
+
 var errStalled = errors.New("no answer in time")
 
 func (s *httpSource) transportError(ctx context.Context, asked string, err error) error {
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		err = cause
+	}
+	if errors.Is(err, errReturned) { // what is idle may not be
+		s.client.CloseIdleConnections()
 	}
 	var u *url.Error
 	if errors.As(err, &u) {

@@ -13,8 +13,12 @@ import (
 	"time"
 )
 
-// maxRetryWait bounds the pause between two attempts: a network that is back is used again within it.
-const maxRetryWait = 2 * time.Second
+// Bounds of the pause between two attempts: a network that is back is used again within maxDialWait, and a server that
+// answered with an error is asked again within maxRetryWait.
+const (
+	maxDialWait  = 700 * time.Millisecond
+	maxRetryWait = 2 * time.Second
+)
 
 // damagedAtStart is how long bytes may stay damaged before the image is in use: a sysadmin waits for an answer.
 const damagedAtStart = 1500 * time.Millisecond
@@ -255,6 +259,10 @@ func (f *fetcher) repeat(ctx context.Context, sink func([]byte), try func(contex
 		f.src.count.retries.Add(1)
 		pause := wait/2 + rand.N(wait/2)
 		var answer *HTTPError
+		var network *NetworkError
+		if errors.As(err, &network) {
+			pause = min(pause, maxDialWait/2+rand.N(maxDialWait/2))
+		}
 		if errors.As(err, &answer) && answer.RetryAfter > pause {
 			pause = answer.RetryAfter
 			if limit := f.limit(); limit > 0 {
