@@ -13,10 +13,6 @@ SOAK ?= 10m
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export BUILD FUZZTIME
 
-# The boot binary has to be small: packages whose speed no boot feels are compiled without inlining, which takes 100 KB (4 %)
-# off what it adds to an initrd.
-SMALL = $(foreach p,net/http net/http/internal/... net/textproto net/url mime crypto/tls crypto/x509 encoding/json encoding/asn1 log/slog flag \
-	vendor/golang.org/x/net/idna vendor/golang.org/x/text/unicode/norm vendor/golang.org/x/text/unicode/bidi,-gcflags=$(p)=-l)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 # In the boot binary, code is not copied into its callers (inlined) where speed does not matter: 0.2 MB under xz -9.
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
