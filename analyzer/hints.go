@@ -44,7 +44,7 @@ func hints(r *Report) []string {
 		}
 	}
 	if n := countUnmarked(r.PerRun); n > 0 {
-		add("%s no mark \"until\": the boot is taken to last until the end of recording", has(n, len(r.PerRun)))
+		add("%s no mark \"until\" or \"login\": the boot is taken to last until the end of recording", has(n, len(r.PerRun)))
 	}
 	switch {
 	case r.Runs == 1:

@@ -3,7 +3,8 @@
 #
 #   scripts/lab-kernel.sh OUT
 #
-# OUT is the kernel image. An existing OUT is kept; several of these may run at once.
+# OUT is the kernel image, and the directory OUT.modules has the few modules of it that the lab's initramfs takes. What is
+# there is kept; several of these may run at once.
 set -euo pipefail
 . "$(dirname "$0")/longstep.sh"
 
@@ -12,7 +13,7 @@ mkdir -p "$(dirname "$out")"
 out=$(realpath -m "$out")
 exec 9>"$out.lock"
 flock 9
-[ -s "$out" ] && exit 0
+[ -s "$out" ] && [ -d "$out.modules" ] && exit 0
 work=$(mktemp -d "$out.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -27,5 +28,9 @@ if [ -z "$package" ]; then
 fi
 # Without the sandbox user, who may not write here.
 longstep "kernel $package" "$out.log" apt-get -q -o APT::Sandbox::User=root download "$package"
-dpkg-deb --fsys-tarfile ./*.deb | tar -xf - --wildcards './boot/vmlinuz-*'
+dpkg-deb --fsys-tarfile ./*.deb | tar -xf - --wildcards './boot/vmlinuz-*' './lib/modules/*/modules.builtin' \
+	'./lib/modules/*/kernel/drivers/virtio' './lib/modules/*/kernel/drivers/block/virtio_blk*' './lib/modules/*/kernel/crypto' \
+	'./lib/modules/*/kernel/lib' './lib/modules/*/kernel/fs/erofs' './lib/modules/*/kernel/fs/overlayfs'
+rm -rf "$out.modules"
+mv lib/modules "$out.modules"
 mv boot/vmlinuz-* "$out"

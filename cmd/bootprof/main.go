@@ -18,9 +18,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"bootprof/mountclient"
+	"bootprof/recorder/labinit"
 )
 
 func main() {
+	if labinit.IsInit() {
+		labinit.Run() // the machine of record --vm: its whole job, and it does not return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "mount" {
 		mountclient.MarkRoot(os.Args[2:])
 	}

@@ -126,8 +126,8 @@ func (s *shell) hello(ctx context.Context) error {
 	s.forget()
 	for !s.ready {
 		s.count++
-		line := fmt.Sprintf(`stty -echo -opost 2>/dev/null; exec /bin/sh -c 'printf "@@%%s@@\n" ready-%d; while IFS= read -r l; do eval "$l"; done'`+"\n", s.count)
-		if err := s.send(line); err != nil {
+		loop := fmt.Sprintf(`printf "@@%%s@@\n" ready-%d; while IFS= read -r l; do eval "$l"; done`, s.count)
+		if err := s.send("stty -echo -opost 2>/dev/null; exec /bin/sh -c " + quote(loop) + "\n"); err != nil {
 			return err
 		}
 		err := s.await(ctx, helloEvery, func(said []byte) bool {
@@ -146,6 +146,24 @@ func (s *shell) hello(ctx context.Context) error {
 	return nil
 }
 
+// quote makes a word of a text that goes to a shell which may have missed the line's beginning: it was starting, or an
+// interrupt emptied the terminal. With quotation marks a half line would leave it inside a string, for good.
+func quote(text string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		if c := text[i]; !isPlain(c) {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
+}
+
+// isPlain tells whether a byte means nothing to a shell.
+func isPlain(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("/.-=_,", c) >= 0
+}
+
 // commandLines are what runs a command between two markers. The text goes in octal, so that no quoting matters.
 func commandLines(command string, n int) string {
 	var b strings.Builder
@@ -158,8 +176,7 @@ func commandLines(command string, n int) string {
 		}
 	}
 	for i := range len(command) {
-		c := command[i]
-		if c == ' ' || c == '/' || c == '.' || c == '-' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+		if c := command[i]; isPlain(c) || c == ' ' {
 			line.WriteByte(c)
 		} else {
 			fmt.Fprintf(&line, `\0%03o`, c)

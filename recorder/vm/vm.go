@@ -19,6 +19,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,7 +93,7 @@ type VM struct {
 func Start(ctx context.Context, o Options) (_ *VM, err error) {
 	program, err := exec.LookPath(Program)
 	if err != nil {
-		return nil, ErrNoQEMU
+		return nil, Installed()
 	}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -116,6 +117,19 @@ func Start(ctx context.Context, o Options) (_ *VM, err error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// Installed returns ErrNoQEMU, or nil.
+func Installed() error {
+	if _, err := exec.LookPath(Program); err != nil {
+		return ErrNoQEMU
+	}
+	return nil
+}
+
+// Class describes the machine in the words of profiles.Header.Machine.
+func (o *Options) Class() string {
+	return fmt.Sprintf("x86_64, %d cpus, %d MiB, QEMU %s", cmp.Or(o.CPUs, defaultCPUs), cmp.Or(o.MemoryMiB, defaultMemoryMiB), o.Accel.Name)
 }
 
 // check refuses options that QEMU would misread.

@@ -1,0 +1,157 @@
+package lab
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+
+	"bootprof/imagepack/tree"
+	"bootprof/internal/cpio"
+	"bootprof/internal/kmodules"
+	"bootprof/recorder/labinit"
+)
+
+// Serial is that of the disk with the image.
+const Serial = "bootprof-lab"
+
+// An InitrdError means that the lab's initramfs cannot boot this image.
+type InitrdError struct{ Err error }
+
+func (e *InitrdError) Error() string {
+	return fmt.Sprintf("making an initramfs for this image: %v (--initrd gives another)", e.Err)
+}
+func (e *InitrdError) Unwrap() error { return e.Err }
+
+// Initrd makes the lab's initramfs for an image: program, a static bootprof, as /init, and the modules that a kernel of this
+// version needs to mount a file system of this kind, out of the image. The error is an *InitrdError.
+func Initrd(root *tree.Inode, filesystem, version string, program []byte) ([]byte, error) {
+	b, err := initrd(root, filesystem, version, program)
+	if err != nil {
+		return nil, &InitrdError{err}
+	}
+	return b, nil
+}
+
+func initrd(root *tree.Inode, filesystem, version string, program []byte) ([]byte, error) {
+	if err := checkStatic(program); err != nil {
+		return nil, err
+	}
+	init, err := findInit(root)
+	if err != nil {
+		return nil, err
+	}
+	var a cpio.Archive
+	a.File("init", 0o755, program)
+	a.Device("dev/console", cpio.ModeChar, 0o600, 5, 1) // the kernel opens it for init
+	config := labinit.Config{Serial: Serial, Filesystem: filesystem, Init: init}
+	modules, err := findModules(root, filesystem, version)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range modules {
+		name := "modules/" + path.Base(m.name)
+		a.File(name, 0o644, m.data)
+		config.Modules = append(config.Modules, "/"+name)
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	a.File(labinit.ConfigPath[1:], 0o644, text)
+	var b bytes.Buffer
+	_, err = a.WriteTo(&b)
+	return b.Bytes(), err
+}
+
+// checkStatic refuses a program that wants libraries: the initramfs has none.
+func checkStatic(program []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		return fmt.Errorf("bootprof itself, as its init: %w", err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("this bootprof wants shared libraries, and an initramfs has none: build it with CGO_ENABLED=0, as make build does")
+		}
+	}
+	return nil
+}
+
+// findInit returns what the kernel would execute without an initramfs. A link is followed as far as the image goes.
+func findInit(root *tree.Inode) (string, error) {
+	for _, p := range []string{"/sbin/init", "/usr/lib/systemd/systemd", "/etc/init", "/bin/init"} {
+		if n, _ := tree.Find(root, p); n != nil && n.Type() == tree.ModeRegular {
+			return p, nil
+		}
+	}
+	return "", errors.New("there is no /sbin/init in the image")
+}
+
+// A module is one kernel module, as the kernel takes it.
+type module struct {
+	name string // file, without the end that tells its compression
+	data []byte
+}
+
+// findModules returns the modules that the lab needs, in the order of loading.
+func findModules(root *tree.Inode, filesystem, version string) ([]module, error) {
+	if version == "" {
+		return nil, errors.New("the kernel does not tell its version, by which its modules are found")
+	}
+	dir := "lib/modules/" + version
+	read := func(name string) ([]byte, error) {
+		n, _ := tree.Find(root, dir+"/"+name)
+		if n == nil || n.Type() != tree.ModeRegular {
+			return nil, fmt.Errorf("%s/%s is not in the image", dir, name)
+		}
+		b, err := n.ReadFile()
+		if err != nil {
+			err = fmt.Errorf("reading %s/%s: %w", dir, name, err)
+		}
+		return b, err
+	}
+	dep, err := read("modules.dep")
+	if err != nil {
+		return nil, err
+	}
+	builtin, _ := read("modules.builtin") // may be missing
+	softdep, _ := read("modules.softdep")
+	index, err := kmodules.Parse(dep, builtin, softdep)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{"virtio_pci", "virtio_blk", "overlay"}
+	for _, name := range cryptoOf[filesystem] {
+		if index.Has(name) {
+			names = append(names, name)
+		}
+	}
+	files, err := index.Resolve(append(names, filesystem)...)
+	if err != nil {
+		return nil, err
+	}
+	var out []module
+	for _, file := range files {
+		b, err := read(file)
+		if err != nil {
+			return nil, err
+		}
+		if b, err = kmodules.Decompress(file, b); err != nil {
+			return nil, err
+		}
+		out = append(out, module{kmodules.Name(file) + ".ko", b})
+	}
+	return out, nil
+}
+
+// cryptoOf are modules that a file system asks for by calling modprobe, which the initramfs has not.
+var cryptoOf = map[string][]string{
+	"ext4":  {"crc32c_generic"},
+	"xfs":   {"crc32c_generic"},
+	"btrfs": {"crc32c_generic", "xxhash_generic", "blake2b_generic", "sha256_generic"},
+	"f2fs":  {"crc32_generic"},
+}
