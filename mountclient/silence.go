@@ -29,7 +29,7 @@ type watch struct {
 
 	mu       sync.Mutex
 	requests map[*request]struct{} // under way
-	runs     bool                  // look does
+	idle     chan struct{}         // closed when there are none any more
 }
 
 type endpoint struct{ network, address string }
@@ -68,31 +68,32 @@ func (w *watch) begin(dial dialFunc, end func()) (r *request, done func()) {
 	if w.requests == nil {
 		w.requests = make(map[*request]struct{})
 	}
-	w.requests[r] = struct{}{}
-	if !w.runs {
-		w.runs = true
-		go w.look(dial)
+	if len(w.requests) == 0 {
+		w.idle = make(chan struct{})
+		go w.look(dial, w.idle)
 	}
+	w.requests[r] = struct{}{}
 	return r, func() {
 		w.mu.Lock()
-		delete(w.requests, r)
-		w.mu.Unlock()
+		defer w.mu.Unlock()
+		if delete(w.requests, r); len(w.requests) == 0 {
+			close(w.idle)
+		}
 	}
 }
 
-// silent returns how long the most silent request has been so; false if there is none any more: then look ends.
-func (w *watch) silent(now time.Time) (d time.Duration, any bool) {
+// silent returns how long the most silent request has been so.
+func (w *watch) silent(now time.Time) (d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for r := range w.requests {
 		d = max(d, now.Sub(time.Unix(0, r.heard.Load())))
 	}
-	w.runs = len(w.requests) > 0
-	return d, w.runs
+	return d
 }
 
-// look runs while there are requests. It ends soon after the last.
-func (w *watch) look(dial dialFunc) {
+// look runs until there are no requests.
+func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -109,6 +110,8 @@ func (w *watch) look(dial dialFunc) {
 	for {
 		select {
 		case <-tick.C:
+		case <-idle:
+			return
 		case r := <-results:
 			delete(pending, r.begun)
 			if r.err != nil {
@@ -120,10 +123,7 @@ func (w *watch) look(dial dialFunc) {
 			continue
 		}
 		now := time.Now()
-		quiet, any := w.silent(now)
-		if !any {
-			return
-		}
+		quiet := w.silent(now)
 		for begun := range pending {
 			lost = lost || now.Sub(begun) > w.late()
 		}
