@@ -48,8 +48,8 @@ type Overlay struct {
 	Release   string        // of that kernel, as uname -r prints it; must be set if Modules are
 }
 
-// BootModules are the kernel modules that a boot wants from an overlay. The last two are for inputs of other kinds than a pack.
-var BootModules = []string{"fuse", "loop", "overlay", "erofs", "squashfs", "isofs"}
+// BootModules are the kernel modules that a boot wants from an overlay. The last one is for squashfs images.
+var BootModules = []string{"fuse", "loop", "overlay", "erofs", "squashfs"}
 
 // WriteTo writes the overlay as an uncompressed cpio archive. A kernel unpacks it on top of the initrd that a boot loader
 // puts before it.

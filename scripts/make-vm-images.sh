@@ -25,7 +25,7 @@ base=$dir/base.tar
 if ! [ "$base" -nt "$0" ]; then
 	longstep "a Debian 12 for the machines (about 80 s)" "$dir/base.log" \
 		mmdebstrap --variant=minbase --format=tar \
-		--include=linux-image-amd64,systemd-sysv,udev,dbus,initramfs-tools,live-boot,live-boot-initramfs-tools,busybox,zstd,iproute2,dracut-core,dracut-network,isc-dhcp-client,ca-certificates \
+		--include=linux-image-amd64,systemd-sysv,udev,dbus,initramfs-tools,live-boot,live-boot-initramfs-tools,busybox,zstd,iproute2,dracut-core,dracut-network,isc-dhcp-client,procps,iputils-arping,ca-certificates \
 		--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/lib/modules/*/kernel/sound/*' \
 		$(for d in gpu media infiniband iio staging isdn hwmon usb input scsi net/wireless net/ethernet net/can net/usb net/wan platform mtd firewire thunderbolt accel comedi; do
@@ -65,7 +65,7 @@ touch "$work/root/boot/initrd.img-$version" # there is one to be made anew
 longstep "an initrd with bootprof" "$dir/bootprof-initrd.log" chroot "$work/root" dpkg -i /tmp/bootprof.deb
 mv "$work/root/boot/initrd.img-$version" "$work/bootprof.img"
 longstep "an initrd of dracut" "$dir/dracut-initrd.log" \
-	chroot "$work/root" dracut --no-hostonly --add bootprof --omit 'dracut-systemd systemd-networkd' --kver "$version" --force /dracut.img
+	chroot "$work/root" dracut --no-hostonly --add bootprof --kver "$version" --force /dracut.img
 mv "$work/root/dracut.img" "$work/dracut.img"
 
 rm -rf "$dir/modules"
