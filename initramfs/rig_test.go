@@ -23,11 +23,11 @@ const imagesEnv = "BOOTPROF_VM_IMAGES"
 const loginWait = 8 * time.Minute
 
 var (
-	login     = regexp.MustCompile(`login: `)
-	panicked  = regexp.MustCompile(`\(initramfs\) `)
-	rootLine  = regexp.MustCompile(`bootprof: (.*) is (.*), mounted ([0-9.]+) s after the network was up`)
-	ioErrors  = regexp.MustCompile(`(?i)I/O error|erofs.*(error|failed)|squashfs error|Buffer I/O`)
-	powerDown = regexp.MustCompile(`reboot: Power down`)
+	login    = regexp.MustCompile(`login: `)
+	panicked = regexp.MustCompile(`\(initramfs\) `)
+	rootLine = regexp.MustCompile(`bootprof: (.*) is (.*), mounted ([0-9.]+) s after the network was up`)
+	ioErrors = regexp.MustCompile(`(?i)I/O error|erofs.*(error|failed)|squashfs error|Buffer I/O`)
+	outage   = regexp.MustCompile(`bootprof: network fault, readers wait`)
 )
 
 // image returns the path of a file that make-vm-images.sh made.
