@@ -5,6 +5,8 @@
 # make build       the binaries, in build/
 # make fuzz        every fuzzer for FUZZTIME (60s)
 # make soak        random reads through mounts whose servers fail all the time, for SOAK (10m); as root
+# make install     into DESTDIR: the programs, and the scripts for initramfs-tools, dracut and mkinitcpio
+# make deb         the same as a Debian package, in build/
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
@@ -19,7 +21,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large demo-vm test fuzz soak bench-pack setup clean
+.PHONY: all build cross demo demo-large demo-vm test fuzz soak bench-pack setup install deb clean
 
 all: build
 
@@ -57,6 +59,23 @@ soak:
 
 bench-pack:
 	scripts/bench-pack.sh
+
+# What a distribution's package has. The scripts are read by initramfs-tools, dracut and mkinitcpio only.
+install: build
+	install -D -m 755 $(BUILD)/bootprof $(BUILD)/bootprof-mount -t $(DESTDIR)/usr/bin
+	install -D -m 644 initramfs/boot.sh -t $(DESTDIR)/usr/lib/bootprof
+	install -D -m 644 initramfs/initramfs-tools/conf.d/bootprof $(DESTDIR)/usr/lib/bootprof/initramfs-tools.conf
+	install -D -m 755 initramfs/initramfs-tools/hooks/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/hooks
+	install -D -m 644 initramfs/initramfs-tools/scripts/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts
+	install -D -m 755 initramfs/initramfs-tools/scripts/init-premount/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts/init-premount
+	install -D -m 755 initramfs/dracut/50bootprof/*.sh -t $(DESTDIR)/usr/lib/dracut/modules.d/50bootprof
+	install -D -m 644 initramfs/mkinitcpio/install/bootprof -t $(DESTDIR)/usr/lib/initcpio/install
+	install -D -m 644 initramfs/mkinitcpio/hooks/bootprof -t $(DESTDIR)/usr/lib/initcpio/hooks
+	install -D -m 644 README.md docs/*.md -t $(DESTDIR)/usr/share/doc/bootprof
+	install -D -m 644 LICENSE $(DESTDIR)/usr/share/doc/bootprof/copyright
+
+deb: build
+	scripts/make-deb.sh $(BUILD)
 
 clean:
 	rm -rf $(BUILD)

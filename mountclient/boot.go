@@ -71,6 +71,9 @@ func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst 
 	check := func(raw []byte) error {
 		return bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, raw)
 	}
+	if file, off, _ := z.at.find(c.Block); file.pre != nil {
+		file.pre.distrust(z.at.source(c.Block), off+c.Len)
+	}
 	z.stuck.Store(time.Now().UnixNano())
 	defer z.stuck.Store(0)
 	// Options.Timeout is for readers, see Client.await: the zone goes on when the server has mended its bytes.

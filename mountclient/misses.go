@@ -89,10 +89,30 @@ func ReadMisses(runDir string, pid int) (*Misses, error) {
 	return &m, nil
 }
 
-// report tells at the end of the boot how it went.
+// missedPages returns how many pages readers waited for that the boot zone has not.
+func (c *Client) missedPages() (pages int64) {
+	if c.demand == nil {
+		return c.misses() * windowPages
+	}
+	l := &c.demand.missed
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.list {
+		if !m.Ahead {
+			pages += m.Pages
+		}
+	}
+	return pages
+}
+
+// report tells at the end of the boot how it went. Which files were missed, `bootprof status --report` tells.
 func (m *Mounted) report() {
 	c := m.Client
 	round := func(ns int64) time.Duration { return time.Duration(ns).Round(10 * time.Millisecond) }
-	m.opts.Log.Info("boot is over", "ready", round(c.ready.Load()), "hot", round(c.hot.Load()), "stalled", round(c.stalled.Load()),
+	coverage := 100.0
+	if missed := c.missedPages(); missed > 0 {
+		coverage = 100 * float64(c.head.BootPages) / float64(c.head.BootPages+missed)
+	}
+	m.opts.Log.Info("boot is over", "coverage", fmt.Sprintf("%.1f%%", coverage), "ready", round(c.ready.Load()), "hot", round(c.hot.Load()), "stalled", round(c.stalled.Load()),
 		"misses", c.misses())
 }

@@ -84,7 +84,7 @@ func (a *app) command() *cobra.Command {
 		return err
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.recordCmd(), a.analyzeCmd(), a.packCmd(), a.serveCmd(), a.mountCmd(), a.statusCmd(), a.inspectCmd(), a.verifyCmd())
+	root.AddCommand(a.recordCmd(), a.analyzeCmd(), a.packCmd(), a.serveCmd(), a.mountCmd(), a.statusCmd(), a.inspectCmd(), a.verifyCmd(), a.initrdCmd())
 	return root
 }
 

@@ -13,7 +13,7 @@ import (
 func (a *app) mountCmd() *cobra.Command {
 	var o mountclient.MountOptions
 	var foreground bool
-	memory, fill := 32, "off"
+	memory, fill, cacheSize := 32, "off", ""
 	cmd := &cobra.Command{
 		Use:   "mount URL[,URL...] DIR",
 		Short: "Mount the file system of a pack that lies on a web server",
@@ -29,6 +29,11 @@ readers wait and never fails a read, unless --timeout says so.`,
 			var err error
 			if o.FillRate, err = mountclient.ParseFill(fill); err != nil {
 				return usage(cmd, fmt.Errorf("--fill: %w", err))
+			}
+			if cacheSize != "" {
+				if o.CacheBytes, err = mountclient.ParseSize(cacheSize); err != nil {
+					return usage(cmd, fmt.Errorf("--cache-size %w", err))
+				}
 			}
 			if err := mountclient.CheckArgs(args[0], args[1], o, memory); err != nil {
 				return usage(cmd, err)
@@ -54,6 +59,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	f.BoolVar(&o.Root, "root", false, "DIR becomes the root file system: no signal ends the client, and it needs no file any more once DIR is ready")
 	f.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	f.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	f.StringVar(&cacheSize, "cache-size", "", "keep the cache directory below `SIZE` bytes (500M, 2G): unused packs go first, then chunks no boot needs (default: no limit)")
 	f.StringVar(&fill, "fill", fill, "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")
 	f.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX` (bootprof inspect prints it)")
 	f.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
