@@ -1,5 +1,6 @@
 # make demo        everything: set-up, a Debian 12 root, recorded boots, packs, and the table of boots
 # make demo-large  the same with an image of more than 1 GB that starts real services
+# make demo-vm     the flow in virtual machines: recorded in QEMU, booted from the pack over HTTP, against fetch-all
 # make test        set-up and all tests
 # make build       the binaries, in build/
 # make fuzz        every fuzzer for FUZZTIME (60s)
@@ -20,7 +21,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large test fuzz soak bench-pack setup install deb clean
+.PHONY: all build cross demo demo-large demo-vm test fuzz soak bench-pack setup install deb clean
 
 all: build
 
@@ -43,6 +44,9 @@ demo:
 
 demo-large:
 	scripts/demo.sh large
+
+demo-vm:
+	scripts/demo-vm.sh
 
 test:
 	scripts/test.sh

@@ -10,6 +10,7 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 export BOOTPROF_NEED_SERVERS=1 # set-up installs the web servers: a test of one must not be skipped
+export BOOTPROF_NEED_VM=1      # and QEMU
 
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 

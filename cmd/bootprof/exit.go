@@ -12,6 +12,7 @@ import (
 	"bootprof/profiles"
 	"bootprof/recorder"
 	"bootprof/recorder/lab"
+	"bootprof/recorder/vm"
 )
 
 // A codedError carries its exit code. Without an error inside, what happened was told already.
@@ -43,6 +44,7 @@ func exitCode(err error) int {
 		invalid  *analyzer.InvalidRunError
 		command  *recorder.CommandError
 		login    *lab.LoginError
+		qemu     *vm.QEMUError
 		key      *sign.KeyError
 	)
 	switch {
@@ -55,7 +57,7 @@ func exitCode(err error) int {
 		return mountclient.ExitFormat
 	case errors.As(err, &mismatch):
 		return mountclient.ExitTrust
-	case errors.As(err, &command), errors.As(err, &login):
+	case errors.As(err, &command), errors.As(err, &login), errors.As(err, &qemu):
 		return exitCommand
 	case strings.HasPrefix(err.Error(), "unknown command"):
 		return mountclient.ExitUsage

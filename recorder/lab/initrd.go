@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
+	"slices"
 
 	"bootprof/imagepack/tree"
 	"bootprof/internal/cpio"
-	"bootprof/internal/kmodules"
+	"bootprof/internal/kmod"
 	"bootprof/recorder/labinit"
 )
 
@@ -52,8 +52,8 @@ func initrd(root *tree.Inode, filesystem, version string, program []byte) ([]byt
 		return nil, err
 	}
 	for _, m := range modules {
-		name := "modules/" + path.Base(m.name)
-		a.File(name, 0o644, m.data)
+		name := "modules/" + m.Name
+		a.File(name, 0o644, m.Data)
 		config.Modules = append(config.Modules, "/"+name)
 	}
 	text, err := json.Marshal(config)
@@ -91,64 +91,29 @@ func findInit(root *tree.Inode) (string, error) {
 	return "", errors.New("there is no /sbin/init in the image")
 }
 
-// A module is one kernel module, as the kernel takes it.
-type module struct {
-	name string // file, without the end that tells its compression
-	data []byte
-}
-
 // findModules returns the modules that the lab needs, in the order of loading.
-func findModules(root *tree.Inode, filesystem, version string) ([]module, error) {
+func findModules(root *tree.Inode, filesystem, version string) ([]kmod.Module, error) {
 	if version == "" {
 		return nil, errors.New("the kernel does not tell its version, by which its modules are found")
 	}
 	dir := "lib/modules/" + version
-	read := func(name string) ([]byte, error) {
-		n, _ := tree.Find(root, dir+"/"+name)
-		if n == nil || n.Type() != tree.ModeRegular {
-			return nil, fmt.Errorf("%s/%s is not in the image", dir, name)
-		}
-		b, err := n.ReadFile()
-		if err != nil {
-			err = fmt.Errorf("reading %s/%s: %w", dir, name, err)
-		}
-		return b, err
+	if n, _ := tree.Find(root, dir+"/modules.dep"); n == nil {
+		return nil, fmt.Errorf("%s/modules.dep is not in the image", dir)
 	}
-	dep, err := read("modules.dep")
+	wanted := append(slices.Clone(cryptoOf[filesystem]), "virtio_pci", "virtio_blk", "overlay", filesystem)
+	modules, missing, err := kmod.Load(treeFS{root, dir}, wanted)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	builtin, _ := read("modules.builtin") // may be missing
-	softdep, _ := read("modules.softdep")
-	index, err := kmodules.Parse(dep, builtin, softdep)
-	if err != nil {
-		return nil, err
-	}
-	names := []string{"virtio_pci", "virtio_blk", "overlay"}
-	for _, name := range cryptoOf[filesystem] {
-		if index.Has(name) {
-			names = append(names, name)
+	for _, name := range missing {
+		if !slices.Contains(cryptoOf[filesystem], name) {
+			return nil, fmt.Errorf("%s: the kernel has no module %s", dir, name)
 		}
 	}
-	files, err := index.Resolve(append(names, filesystem)...)
-	if err != nil {
-		return nil, err
-	}
-	var out []module
-	for _, file := range files {
-		b, err := read(file)
-		if err != nil {
-			return nil, err
-		}
-		if b, err = kmodules.Decompress(file, b); err != nil {
-			return nil, err
-		}
-		out = append(out, module{kmodules.Name(file) + ".ko", b})
-	}
-	return out, nil
+	return modules, nil
 }
 
-// cryptoOf are modules that a file system asks for by calling modprobe, which the initramfs has not.
+// cryptoOf are modules that a file system asks for by calling modprobe, which the initramfs has not. A kernel may have others.
 var cryptoOf = map[string][]string{
 	"ext4":  {"crc32c_generic"},
 	"xfs":   {"crc32c_generic"},

@@ -39,6 +39,7 @@ const (
 	MarkShutdown = "shutdown" // the power button was pressed
 	EndShutdown  = "shutdown" // the machine has powered off
 	EndUntil     = "until"    // it did not, in its time
+	EndFailed    = "failed"   // it did not come to login
 )
 
 // A Boot is one boot of an image.
@@ -61,7 +62,7 @@ func (b *Boot) Run(ctx context.Context, s recorder.Session) (end string, err err
 	defer v.Close()
 	began := time.Now()
 	if _, err := v.WaitConsole(ctx, b.Login, 0); err != nil {
-		return "", b.whyNot(v, err)
+		return EndFailed, b.whyNot(v, err)
 	}
 	s.Mark(MarkLogin)
 	b.Tell("login after %.1f s, %d pages", time.Since(began).Seconds(), s.Pages())

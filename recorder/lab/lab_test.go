@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"bootprof/imagepack"
-	"bootprof/internal/kmodules"
 	"bootprof/profiles"
 	"bootprof/recorder"
 	"bootprof/recorder/vm"
@@ -82,6 +81,9 @@ func makeRoot(t *testing.T, kernel string) string {
 func depmod(t *testing.T, dir string) []byte {
 	t.Helper()
 	files, uses := map[string]string{}, map[string][]string{}
+	name := func(file string) string {
+		return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(file), ".ko"), "-", "_")
+	}
 	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".ko" {
 			return err
@@ -94,24 +96,27 @@ func depmod(t *testing.T, dir string) []byte {
 		info, err := f.Section(".modinfo").Data()
 		for _, line := range strings.Split(string(info), "\x00") {
 			if names, ok := strings.CutPrefix(line, "depends="); ok && names != "" {
-				uses[path] = strings.Split(names, ",")
+				uses[name(path)] = strings.Split(names, ",")
 			}
 		}
-		files[kmodules.Name(path)] = path
+		files[name(path)] = path
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	for _, path := range files {
-		var deps []string
-		for _, name := range uses[path] {
-			if files[kmodules.Name(name)] != "" { // else of a directory that the tests leave out
-				deps = append(deps, files[kmodules.Name(name)])
+	for module, path := range files {
+		fmt.Fprintf(&out, "%s:", path)
+		// All that it needs, what is to be loaded first at the end.
+		for queue, seen := uses[module], map[string]bool{}; len(queue) > 0; queue = queue[1:] {
+			if used := name(queue[0]); files[used] != "" && !seen[used] { // else of a directory that the tests leave out
+				seen[used] = true
+				fmt.Fprintf(&out, " %s", files[used])
+				queue = append(queue, uses[used]...)
 			}
 		}
-		fmt.Fprintf(&out, "%s: %s\n", path, strings.Join(deps, " "))
+		fmt.Fprintln(&out)
 	}
 	return out.Bytes()
 }
