@@ -63,5 +63,5 @@ func encoderRoom() int64 {
 // MemoryLimit returns where the garbage collector should begin to work for memory instead of speed, in bytes, in a
 // process that packs with WriteOptions.Workers of n.
 func MemoryLimit(n int) int64 {
-	return max(packMemory-40<<20, int64(n)*(frameMemory+40<<20)+programMemory)
+	return max(packMemory-80<<20, int64(n)*(frameMemory+40<<20)+programMemory)
 }
