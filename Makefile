@@ -3,6 +3,7 @@
 # make demo-vm     the flow in virtual machines: recorded in QEMU, booted from the pack over HTTP, against fetch-all
 # make test        set-up and all tests
 # make build       the binaries, in build/
+# make test-vm     machines that boot over http in QEMU; RUN=REGEX chooses some
 # make fuzz        every fuzzer for FUZZTIME (60s)
 # make soak        random reads through mounts whose servers fail all the time, for SOAK (10m); as root
 # make install     into DESTDIR: the programs, and the scripts for initramfs-tools, dracut and mkinitcpio
@@ -21,7 +22,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large demo-vm test fuzz soak bench-pack setup install deb clean
+.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench-pack setup install deb clean
 
 all: build
 
@@ -50,6 +51,9 @@ demo-vm:
 
 test:
 	scripts/test.sh
+
+test-vm:
+	scripts/test-vm.sh $(RUN)
 
 fuzz:
 	scripts/fuzz.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Called by dracut's netroot: bootprofroot INTERFACE bootprof:URL NEWROOT.
-# shellcheck disable=SC1091,SC2154 # dracut's files and variables
+# shellcheck disable=SC1091,SC2034,SC2154 # dracut's files and variables
 
 command -v getarg >/dev/null || . /lib/dracut-lib.sh
 . /usr/lib/bootprof/boot.sh
