@@ -169,7 +169,7 @@ func TestShellcheck(t *testing.T) {
 		files []string
 	}{
 		{"sh", []string{"boot.sh", "initramfs-tools/scripts/bootprof", "initramfs-tools/hooks/bootprof", "initramfs-tools/conf.d/bootprof", "initramfs-tools/scripts/init-premount/bootprof",
-			"dracut/50bootprof/parse-bootprof.sh", "dracut/50bootprof/bootprofroot.sh", "mkinitcpio/hooks/bootprof"}},
+			"dracut/50bootprof/parse-bootprof.sh", "dracut/50bootprof/bootprofroot.sh", "dracut/50bootprof/online-bootprof.sh", "dracut/50bootprof/timeout-bootprof.sh", "mkinitcpio/hooks/bootprof"}},
 		{"bash", []string{"dracut/50bootprof/module-setup.sh", "mkinitcpio/install/bootprof"}},
 	} {
 		// Files that lie elsewhere, words of a command line that are to be split, a list of && and ||.

@@ -30,7 +30,8 @@ install() {
 	fi
 	# shellcheck disable=SC2154 # dracut's
 	inst_hook cmdline 90 "$moddir/parse-bootprof.sh"
-	# shellcheck disable=SC2154
+	inst_hook initqueue/settled 90 "$moddir/online-bootprof.sh"
+	inst_hook initqueue/timeout 90 "$moddir/timeout-bootprof.sh"
 	inst_simple "$moddir/bootprofroot.sh" /sbin/bootprofroot
 	dracut_need_initqueue
 }
