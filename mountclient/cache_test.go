@@ -98,6 +98,19 @@ func TestCacheServesTheNextRun(t *testing.T) {
 	}
 }
 
+// With a cache, the compressed boot zone does not stay in memory; without one it does, as pages are decoded from it anew.
+func TestCacheFreesTheZone(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	for name, dir := range map[string]string{"cache": t.TempDir(), "memory": ""} {
+		c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+		defer c.Close()
+		eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+		eventually(t, name, testWait, func() bool { return (usage(c.pre.zone) < p.pack.Header.Boot.Len/2) == (dir != "") })
+		checkImage(t, c, p.image, 128<<10)
+	}
+}
+
 // Whatever happened to the cache's files, a run reads the right bytes, and keeps them for the next one.
 func TestCacheDamage(t *testing.T) {
 	p := packOf(t, hotAndCold)

@@ -172,6 +172,9 @@ func (c *Client) runZone(life context.Context) {
 	if err == nil {
 		c.hot.Store(int64(time.Since(c.started)))
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))
+		if c.cache != nil && c.store.isWholeIn(c.index.Ranges) { // from there no boot page is taken out again
+			c.pre.forget(c.head.Boot.PackOff, c.head.Boot.Len)
+		}
 		return
 	}
 	if life.Err() == nil && c.fetch.used() { // before that it ends the start

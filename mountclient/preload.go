@@ -10,6 +10,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Tuning of the preload. Behind the opening, requests follow each other in order of need, and the next is sent when
@@ -419,6 +421,11 @@ func (p *preload) read(off, n int64) ([]byte, error) {
 func (p *preload) replace(off int64, b []byte) error {
 	_, err := p.file(off+int64(len(b))).WriteAt(b, off)
 	return err
+}
+
+// forget frees the memory of bytes that nobody reads any more.
+func (p *preload) forget(off, n int64) {
+	_ = unix.Fallocate(int(p.zone.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
 // file returns where the bytes before end are: in the copy of a file without ranges, if that has them, or in zone.

@@ -232,9 +232,8 @@ func (p *preload) distrust(src *httpSource, off int64) {
 		if !s.opening {
 			p.left[src] -= s.end - s.off - s.filled
 		}
-		from := max(s.off, off)
-		again = append(again, &segment{span: span{from, s.end}, opening: true, src: other})
-		s.filled = min(s.filled, from-s.off)
+		s.filled = min(s.filled, max(0, off-s.off))
+		again = append(again, &segment{span: span{s.off + s.filled, s.end}, opening: true, src: other})
 		s.end = s.off + s.filled // its request gives nothing any more
 		if s.stop != nil {
 			s.stop()

@@ -340,6 +340,14 @@ func (s *store) whole() error {
 	return nil
 }
 
+// isWholeIn tells whether the store's own file holds the pages of ranges.
+func (s *store) isWholeIn(ranges []bpk.Range) bool {
+	s.mu.Lock()
+	isSpilt := s.spill != nil
+	s.mu.Unlock()
+	return !isSpilt && len(s.lacking(ranges)) == 0
+}
+
 // sync writes the store's own file to its disk.
 func (s *store) sync() error {
 	if err := unix.Fsync(int(s.f.Fd())); err != nil {
