@@ -143,11 +143,11 @@ func (s *shell) hello(ctx context.Context) error {
 	return nil
 }
 
-// helloLines replace the shell at the other end by one that is not interactive, as its stderr is no terminal, and make it say
+// helloLines replace the shell at the other end by one that is not interactive (+i for dash, no terminal for bash), and make it say
 // so. They have no quotation marks: a shell that is only starting, or a terminal that an interrupt empties, may miss the
 // beginning, and half a line with one would leave the shell inside a string for good. An echo of them is no answer.
 func helloLines(n int) string {
-	return fmt.Sprintf("stty -echo -opost 2>/dev/null; exec /bin/sh 2>/dev/null\necho @@ready-$((%d))-$-@@\n", n)
+	return fmt.Sprintf("stty -echo -opost 2>/dev/null; exec /bin/sh +i 2>/dev/null\necho @@ready-$((%d))-$-@@\n", n)
 }
 
 var helloAnswer = regexp.MustCompile(`@@ready-(\d+)-([A-Za-z]*)@@`)
