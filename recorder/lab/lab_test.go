@@ -182,7 +182,7 @@ func (i image) boot(t *testing.T, settle, off time.Duration) (*profiles.Run, str
 		Tell: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) },
 	}
 	m, _ := imagepack.MapOf(i.file, i.size, "erofs") // nil for what is none
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	run, err := recorder.Record(ctx, recorder.Options{Image: i.file, Size: i.size, Filesystem: "erofs", Map: m, Run: b.Run, TempDir: t.TempDir()})
 	if t.Failed() || err != nil {
