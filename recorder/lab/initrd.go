@@ -100,23 +100,19 @@ func findModules(root *tree.Inode, filesystem, version string) ([]kmod.Module, e
 	if n, _ := tree.Find(root, dir+"/modules.dep"); n == nil {
 		return nil, fmt.Errorf("%s/modules.dep is not in the image", dir)
 	}
-	wanted := append(slices.Clone(cryptoOf[filesystem]), "virtio_pci", "virtio_blk", "overlay", filesystem)
+	wanted := append(slices.Clone(helpers), "virtio_pci", "virtio_blk", "overlay", filesystem)
 	modules, missing, err := kmod.Load(treeFS{root, dir}, wanted)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	for _, name := range missing {
-		if !slices.Contains(cryptoOf[filesystem], name) {
+		if !slices.Contains(helpers, name) {
 			return nil, fmt.Errorf("%s: the kernel has no module %s", dir, name)
 		}
 	}
 	return modules, nil
 }
 
-// cryptoOf are modules that a file system asks for by calling modprobe, which the initramfs has not. A kernel may have others.
-var cryptoOf = map[string][]string{
-	"ext4":  {"crc32c_generic"},
-	"xfs":   {"crc32c_generic"},
-	"btrfs": {"crc32c_generic", "xxhash_generic", "blake2b_generic", "sha256_generic"},
-	"f2fs":  {"crc32_generic"},
-}
+// helpers are modules that others ask for by calling modprobe, which the initramfs has not; a kernel may have none of these.
+// Every file system with checksums, and libcrc32c below it, wants the first.
+var helpers = []string{"crc32c_generic", "crc32_generic", "xxhash_generic", "blake2b_generic", "sha256_generic"}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,12 +109,14 @@ func depmod(t *testing.T, dir string) []byte {
 	var out bytes.Buffer
 	for module, path := range files {
 		fmt.Fprintf(&out, "%s:", path)
-		// All that it needs, what is to be loaded first at the end.
-		for queue, seen := uses[module], map[string]bool{}; len(queue) > 0; queue = queue[1:] {
-			if used := name(queue[0]); files[used] != "" && !seen[used] { // else of a directory that the tests leave out
-				seen[used] = true
-				fmt.Fprintf(&out, " %s", files[used])
-				queue = append(queue, uses[used]...)
+		// All that it needs, each behind all that need it: what is to be loaded first is at the end.
+		queue := slices.Clone(uses[module])
+		for i := 0; i < len(queue); i++ {
+			queue = append(queue, uses[name(queue[i])]...)
+		}
+		for i, used := range queue {
+			if file := files[name(used)]; file != "" && !slices.Contains(queue[i+1:], used) { // else of a directory left out here
+				fmt.Fprintf(&out, " %s", file)
 			}
 		}
 		fmt.Fprintln(&out)
@@ -179,7 +182,7 @@ func (i image) boot(t *testing.T, settle, off time.Duration) (*profiles.Run, str
 		Tell: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) },
 	}
 	m, _ := imagepack.MapOf(i.file, i.size, "erofs") // nil for what is none
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	run, err := recorder.Record(ctx, recorder.Options{Image: i.file, Size: i.size, Filesystem: "erofs", Map: m, Run: b.Run, TempDir: t.TempDir()})
 	if t.Failed() || err != nil {

@@ -34,7 +34,7 @@ func (v *VM) Shell(ctx context.Context, command string) (output string, code int
 type shell struct {
 	conn  net.Conn
 	runMu sync.Mutex // one command at a time; guards ready and count
-	ready bool       // our loop runs at the other end
+	ready bool       // our shell runs at the other end
 	count int        // makes each marker new
 
 	mu      sync.Mutex
@@ -81,7 +81,7 @@ func (s *shell) run(ctx context.Context, command string) (string, int, error) {
 	}
 	reader := answerReader{
 		begin: []byte(fmt.Sprintf("@@begin-%d@@\n", s.count)),
-		end:   regexp.MustCompile(fmt.Sprintf(`\n@@end-%d=(\d+)@@\r?\n`, s.count)),
+		end:   endMarker(s.count),
 	}
 	err := s.await(ctx, 0, reader.read)
 	if err != nil {
@@ -99,6 +99,10 @@ type answerReader struct {
 	looked int // bytes in which there is no end
 	output string
 	code   int
+}
+
+func endMarker(n int) *regexp.Regexp {
+	return regexp.MustCompile(fmt.Sprintf(`\n@@end-%d=(\d+)@@\r?\n`, n))
 }
 
 // endBytes is more than an end marker has.
@@ -119,25 +123,18 @@ func (r *answerReader) read(said []byte) (done bool) {
 	return true
 }
 
-// hello makes sure that our loop reads at the other end. It is a shell that is not interactive: it has no prompt, edits no
-// lines and echoes nothing.
+// hello makes sure that a shell of ours reads at the other end, one that is not interactive: it has no prompt, edits no lines
+// and echoes nothing.
 func (s *shell) hello(ctx context.Context) error {
 	first := s.count + 1
 	s.forget()
 	for !s.ready {
 		s.count++
-		loop := fmt.Sprintf(`printf "@@%%s@@\n" ready-%d; while IFS= read -r l; do eval "$l"; done`, s.count)
-		if err := s.send("stty -echo -opost 2>/dev/null; exec /bin/sh -c " + quote(loop) + "\n"); err != nil {
+		if err := s.send(helloLines(s.count)); err != nil {
 			return err
 		}
-		err := s.await(ctx, helloEvery, func(said []byte) bool {
-			for n := first; n <= s.count; n++ { // the first may be answered late; an echo of the line is no answer
-				if bytes.Contains(said, fmt.Appendf(nil, "@@ready-%d@@", n)) {
-					return true
-				}
-			}
-			return false
-		})
+		// The first may be answered late, where a guest is slow.
+		err := s.await(ctx, helloEvery, func(said []byte) bool { return answersHello(said, first, s.count) })
 		if err != nil && !errors.Is(err, errSilent) {
 			return err
 		}
@@ -146,22 +143,28 @@ func (s *shell) hello(ctx context.Context) error {
 	return nil
 }
 
-// quote makes a word of a text that goes to a shell which may have missed the line's beginning: it was starting, or an
-// interrupt emptied the terminal. With quotation marks a half line would leave it inside a string, for good.
-func quote(text string) string {
-	var b strings.Builder
-	for i := range len(text) {
-		if c := text[i]; !isPlain(c) {
-			b.WriteByte('\\')
-		}
-		b.WriteByte(text[i])
-	}
-	return b.String()
+// helloLines replace the shell at the other end by one that is not interactive (+i for dash, no terminal for bash), and make it say
+// so. They have no quotation marks: a shell that is only starting, or a terminal that an interrupt empties, may miss the
+// beginning, and half a line with one would leave the shell inside a string for good. An echo of them is no answer.
+func helloLines(n int) string {
+	return fmt.Sprintf("stty -echo -opost 2>/dev/null; exec /bin/sh +i 2>/dev/null\necho @@ready-$((%d))-$-@@\n", n)
 }
 
-// isPlain tells whether a byte means nothing to a shell.
+var helloAnswer = regexp.MustCompile(`@@ready-(\d+)-([A-Za-z]*)@@`)
+
+// answersHello looks for an answer, to one of the hellos from first to last, of a shell that is not interactive.
+func answersHello(said []byte, first, last int) bool {
+	for _, m := range helloAnswer.FindAllSubmatch(said, -1) {
+		if n, _ := strconv.Atoi(string(m[1])); n >= first && n <= last && !bytes.Contains(m[2], []byte("i")) {
+			return true
+		}
+	}
+	return false
+}
+
+// isPlain tells whether a byte means nothing to printf and in quotation marks.
 func isPlain(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("/.-=_,", c) >= 0
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte(" /.-=_,", c) >= 0
 }
 
 // commandLines are what runs a command between two markers. The text goes in octal, so that no quoting matters.
@@ -176,7 +179,7 @@ func commandLines(command string, n int) string {
 		}
 	}
 	for i := range len(command) {
-		if c := command[i]; isPlain(c) || c == ' ' {
+		if c := command[i]; isPlain(c) {
 			line.WriteByte(c)
 		} else {
 			fmt.Fprintf(&line, `\0%03o`, c)

@@ -76,7 +76,7 @@ func writeArchive(t *testing.T, a *cpio.Archive) string {
 // start boots the guest of guestInitrd, and ends it with the test.
 func start(t *testing.T, o vm.Options) (context.Context, *vm.VM) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	o.Append = "console=ttyS0 quiet panic=-1 " + o.Append
 	o.ConsoleLog = filepath.Join(t.TempDir(), "console.log")
