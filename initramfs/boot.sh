@@ -44,6 +44,7 @@ bp_parse() {
 		bootprof.start-timeout=*) bp_wait=$bp_value ;;
 		bootprof.network-timeout=*) bp_net_seconds=$bp_value ;;
 		bootprof.debug) bp_options="$bp_options --verbose" ;;
+		bootprof.record) bp_options="$bp_options --record" ;;
 		bootprof.*) bp_unknown="${bp_word%%=*} is no parameter of bootprof (see docs/boot.md)" ;;
 		esac
 	done

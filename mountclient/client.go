@@ -44,6 +44,7 @@ type Options struct {
 	FillRate     int64         // bytes per second at which the rest of the image comes into the cache after the boot; 0: not at all
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
+	Record       bool          // note each page that is read, for Misses, and push none; see recorded
 	Log          *slog.Logger  // must be set
 	Root         bool          // the image is the root file system of the machine: see docs/root-daemon.md
 	Access                     // certificates, credentials, proxy

@@ -30,6 +30,10 @@ func (m *Mounted) booted(ctx context.Context, alive func() bool) bool {
 		}
 		if time.Since(begin) >= m.opts.window && m.Client.hot.Load() > 0 {
 			m.report()
+			if m.opts.Record { // readahead would touch what nobody asked for
+				<-ctx.Done()
+				return false
+			}
 			return true
 		}
 	}

@@ -44,6 +44,7 @@ func run(args []string, stderr io.Writer) int {
 	fs.StringVar(&o.KeyFile, "key", "", "the key of --cert lies in `FILE`; default: in the same one")
 	fs.StringVar(&o.CredentialsFile, "credentials", "", "`FILE` has one line for the server: user:password or Bearer TOKEN")
 	fs.StringVar(&o.Proxy, "proxy", "", "reach servers through the proxy at `URL` (default: from the environment)")
+	fs.BoolVar(&o.Record, "record", false, "note each page that is read, for status --misses; pages are not pushed ahead, so the boot is slower")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	if err := fs.Parse(args); err != nil {

@@ -70,6 +70,7 @@ readers wait and never fails a read, unless --timeout says so.`,
 	f.StringVar(&o.Proxy, "proxy", "", "reach servers through the proxy at `URL` (default: from the environment)")
 	f.IntVar(&memory, "memory", memory, "MiB of decoded pages held in memory when there is no cache")
 	f.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
+	f.BoolVar(&o.Record, "record", false, "note each page that is read, for status --misses; pages are not pushed ahead, so the boot is slower")
 	f.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	f.BoolVar(&foreground, "foreground", false, "stay in the foreground until DIR is unmounted")
 	return cmd
