@@ -18,6 +18,7 @@ func TestInitramfsTools(t *testing.T) {
 	m := boot(t, vm.Options{Initrds: []string{image(t, "bootprof.img")}, Net: true}, "bootprof="+web.url("root.bpk"))
 	m.booted()
 	m.running()
+	web.once()
 	if got := m.sh("findmnt -no FSTYPE /; findmnt -no FSTYPE /run/bootprof/lower"); got != "overlay\nerofs" {
 		t.Errorf("file systems of / and of the image: %q", got)
 	}

@@ -1,12 +1,15 @@
 package initramfs_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -78,6 +81,37 @@ func (s *site) stop() {
 		}
 		s.srv = nil
 	}
+}
+
+// once wants no byte to have been sent twice so far, but for a few at the borders of ranges.
+func (s *site) once() {
+	s.t.Helper()
+	all, err := s.srv.Requests(time.Time{}, time.Time{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slices.SortFunc(all, func(a, b serve.Request) int { return cmp.Compare(rangeStart(a.Range), rangeStart(b.Range)) })
+	var sent, twice, end int64
+	for _, r := range all {
+		if r.Status != http.StatusPartialContent || r.BodyBytes == 0 {
+			continue
+		}
+		start := rangeStart(r.Range)
+		sent += r.BodyBytes
+		twice += min(r.BodyBytes, max(0, end-start))
+		end = max(end, start+r.BodyBytes)
+	}
+	s.t.Logf("%d requests, %d bytes, %d of them a second time", len(all), sent, twice)
+	if sent == 0 || twice*100 > sent {
+		s.t.Errorf("of %d bytes %d were sent twice", sent, twice)
+	}
+}
+
+// rangeStart returns A of "bytes=A-B".
+func rangeStart(header string) int64 {
+	from, _, _ := strings.Cut(strings.TrimPrefix(header, "bytes="), "-")
+	n, _ := strconv.ParseInt(from, 10, 64)
+	return n
 }
 
 // url is that of a file as the guest asks for it.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -87,7 +88,7 @@ func TestParametersAreDocumented(t *testing.T) {
 		if !strings.Contains(string(manual), "`bootprof."+name) {
 			t.Errorf("docs/boot.md does not name bootprof.%s", name)
 		}
-		if !own[name] && !strings.Contains(string(help), "\n  -"+name+" ") {
+		if flag := regexp.MustCompile(`(?m)^  -` + name + `\b`); !own[name] && !flag.Match(help) {
 			t.Errorf("bootprof.%s: bootprof-mount has no such flag", name)
 		}
 	}
@@ -134,6 +135,25 @@ cd /run; for f in systemd/network/* NetworkManager/conf.d/* network/* root/etc/*
 		}
 		if strings.Contains(out, "eth8") || strings.Contains(out, "0.0.0.0") {
 			t.Errorf("%s: an interface that is down, or a name server that is none:\n%s", shell[0], out)
+		}
+	}
+}
+
+// The kernel's own clients for NFS and CIFS, with stand-ins for the programs that call them.
+func TestKernelClients(t *testing.T) {
+	const script = `. ./boot.sh
+for f in nfsmount mount modprobe; do eval "$f() { echo $f \$*; }"; done
+bp_fail() { echo "fail: $*"; exit; }
+bp_parse $(cat /proc/cmdline); bp_lower=/run/lower
+case $bp_url in nfs:*) bp_mount_nfs ;; cifs:*) bp_mount_cifs ;; esac`
+	for _, c := range []struct{ cmdline, want string }{
+		{"netboot=nfs://10.0.0.1/srv/live/x", "modprobe -q -b nfs\nnfsmount -o ro,nolock 10.0.0.1:/srv/live/x /run/lower"},
+		{"netboot=cifs://10.0.0.1/share/x", "modprobe -q -b cifs\nmount -t cifs -o ro,guest,ip=10.0.0.1 //10.0.0.1/share/x /run/lower"},
+	} {
+		for _, shell := range shells {
+			if got := inShell(t, shell, c.cmdline, script); got != c.want {
+				t.Errorf("%s: %s:\n%s\nwant\n%s", shell[0], c.cmdline, got, c.want)
+			}
 		}
 	}
 }
