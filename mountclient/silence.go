@@ -18,7 +18,8 @@ import (
 const (
 	silentAfter = time.Second            // without a byte, until the network is looked at
 	probeEvery  = 400 * time.Millisecond // between two connections
-	probeLate   = 300 * time.Millisecond // until a connection counts as one that could not be made; three times the usual at the least
+	probeLate   = 500 * time.Millisecond // until a connection counts as one that could not be made; three times the usual at the least
+	tickSlack   = 100 * time.Millisecond // by which a look may come late; more, and this process or the machine stood still
 	staleAfter  = 400 * time.Millisecond // requests that were silent for so long when the network came back end
 )
 
@@ -107,6 +108,7 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 	results := make(chan result, int(dialTimeout/probeEvery)+2)
 	pending := make(map[time.Time]struct{})
 	lost := false
+	looked := time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -116,16 +118,20 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 			delete(pending, r.begun)
 			if r.err != nil {
 				lost = true
-			} else if lost || time.Since(r.begun) > w.late() {
+			} else if lost {
 				lost = false
 				w.returned()
 			}
 			continue
 		}
 		now := time.Now()
+		if stood := now.Sub(looked) - probeEvery; stood > tickSlack { // nothing can be told from how long connections took
+			clear(pending)
+		}
+		looked = now
 		quiet := w.silent(now)
 		for begun := range pending {
-			lost = lost || now.Sub(begun) > w.late()
+			lost = lost || now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load()))
 		}
 		to := w.last.Load()
 		if quiet < silentAfter || to == nil || len(pending) >= cap(results) {
@@ -142,10 +148,6 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 			results <- result{now, err}
 		})
 	}
-}
-
-func (w *watch) late() time.Duration {
-	return max(probeLate, 3*time.Duration(w.connect.Load()))
 }
 
 // returned ends the requests that wait for an answer over a network that was away.
