@@ -44,9 +44,9 @@ runs=()
 for i in $(seq "$recordings"); do
 	run=$out/run-$i.bprof
 	if ! [ "$run" -nt "$plain" ]; then
-		longstep "recording boot $i of $recordings in a virtual machine" "$out/record.log" "$bootprof" record --vm "$plain" -o "$run.new"
+		longstep "recording boot $i of $recordings in a virtual machine" "$out/record.log" "$bootprof" record --vm "$plain" -o "$out/recording.bprof"
 		cat "$out/record.log" >&2
-		mv "$run.new" "$run"
+		mv "$out/recording.bprof" "$run"
 	fi
 	runs+=("$run")
 	profiles+=(--profile "$run")
