@@ -19,54 +19,52 @@ mkdir -p "$build"
 
 "$here/setup.sh"
 PATH=$PATH:/usr/local/go/bin
-for program in ./cmd/bootprof ./bench/cmd/vmboot; do
-	binary=$build/$(basename $program)
-	CGO_ENABLED=0 go build -trimpath -o "$binary.new" $program
-	cmp -s "$binary.new" "$binary" || mv "$binary.new" "$binary"
-	rm -f "$binary.new"
-done
+BUILD=$build make -s build
+CGO_ENABLED=0 go build -trimpath -o "$build/vmboot" ./bench/cmd/vmboot
 bootprof=$build/bootprof
-initrd=$build/debian.initrd
-kernel=$build/debian.vmlinuz
-"$here/make-debian-root.sh" "$build/debian.tar" "$initrd"
-"$here/make-images.sh" "$build/debian.tar" "$build/debian"
-[ "$kernel" -nt "$build/debian.tar" ] || tar -xOf "$build/debian.tar" --wildcards './boot/vmlinuz-*' >"$kernel"
 
-newer() { [ "$1" -nt "$build/debian.tar" ] && [ "$1" -nt "$bootprof" ]; }
-plain=$build/debian.plain.bpk
-trained=$build/debian.vm.bpk
-newer "$plain" || longstep "packing without a profile" "$build/debian.pack.log" "$bootprof" pack "$build/debian.tar" -o "$plain"
+# The machines of the VM tests serve here, too: a root, its kernel and its own initrd.
+dir=$build/vm
+mkdir -p "$dir"
+if ! [ -e "$dir/root.tar" ]; then
+	rm -f "$build"/bootprof_*.deb
+	BUILD=$build make -s deb >/dev/null
+	mv "$build"/bootprof_*.deb "$dir/bootprof.deb"
+	"$here/make-vm-images.sh" "$dir" "$dir/bootprof.deb"
+fi
+out=$build/demo-vm
+mkdir -p "$out"
+"$here/make-images.sh" "$dir/root.tar" "$out/root"
 
+plain=$out/plain.bpk
+trained=$out/root.bpk
+[ "$plain" -nt "$dir/root.tar" ] || longstep "packing without a profile" "$out/pack.log" "$bootprof" pack "$dir/root.tar" -o "$plain"
+profiles=()
 runs=()
-stale=0
 for i in $(seq "$recordings"); do
-	run=$build/debian.vm-$i.bprof
+	run=$out/run-$i.bprof
 	if ! [ "$run" -nt "$plain" ]; then
-		longstep "recording boot $i of $recordings in a virtual machine" "$build/debian.record.log" \
-			"$bootprof" record --vm "$plain" -o "$run"
-		cat "$build/debian.record.log" >&2
-		stale=1
+		longstep "recording boot $i of $recordings in a virtual machine" "$out/record.log" "$bootprof" record --vm "$plain" -o "$out/recording.bprof"
+		cat "$out/record.log" >&2
+		mv "$out/recording.bprof" "$run"
 	fi
 	runs+=("$run")
+	profiles+=(--profile "$run")
 done
-if [ $stale = 1 ] || ! newer "$trained"; then
-	profiles=()
-	for run in "${runs[@]}"; do profiles+=(--profile "$run"); done
-	longstep "packing with ${#runs[@]} runs" "$build/debian.pack.log" \
-		"$bootprof" pack "$build/debian.tar" -o "$trained" "${profiles[@]}"
-fi
-"$bootprof" analyze --pack "$trained" "${runs[@]}" | sed -n '1,12p' >&2
+longstep "packing with ${#runs[@]} runs" "$out/pack.log" "$bootprof" pack "$dir/root.tar" -o "$trained" "${profiles[@]}"
+"$bootprof" analyze --pack "$trained" "${runs[@]}" >&2
+"$bootprof" initrd -o "$out/overlay.cpio" --client "$build/bootprof-mount" --modules "$dir"/modules/*
 
-"$bootprof" initrd -o "$build/overlay.cpio"
-
-# Each machine has the memory that its way needs: fetching all takes room for the whole image.
-rows=$build/debian.vm.md
-export ROWS=$rows
+# A row for each way. Fetching all takes memory for the whole image.
+rows=$out/rows.md
 "$build/vmboot" --header >"$rows"
-longstep "booting from the pack over HTTP" "$build/debian.vmboot.log" sh -c '"$0" "$@" >>"$ROWS"' "$build/vmboot" \
-	--label bootprof --kernel "$kernel" --initrd "$initrd" --initrd "$build/overlay.cpio" --memory 1024 --serve "$build" \
-	--console "$build/debian.bootprof.console.log" --append "boot=bootprof bootprof={url}/debian.vm.bpk"
-longstep "booting by fetching all" "$build/debian.vmboot.log" sh -c '"$0" "$@" >>"$ROWS"' "$build/vmboot" \
-	--label fetch-all --kernel "$kernel" --initrd "$initrd" --memory 2048 --serve "$build" \
-	--console "$build/debian.fetch.console.log" --append "boot=live fetch={url}/debian.sqfs"
+boot() { # LABEL MEMORY WORDS INITRD...
+	local label=$1 memory=$2 words=$3 initrds=()
+	shift 3
+	for i; do initrds+=(--initrd "$i"); done
+	longstep "booting: $label" "$out/$label.log" "$build/vmboot" --label "$label" --kernel "$dir/vmlinuz" "${initrds[@]}" \
+		--memory "$memory" --serve "$out" --console "$out/$label.console.log" --append "$words" --row "$rows"
+}
+boot bootprof 1024 "bootprof={url}/root.bpk" "$dir/stock.img" "$out/overlay.cpio"
+boot fetch-all 2048 "boot=live fetch={url}/root.sqfs" "$dir/stock.img"
 cat "$rows"

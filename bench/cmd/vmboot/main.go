@@ -29,6 +29,7 @@ type flags struct {
 	machine vm.Options
 	dir     string
 	label   string
+	row     string
 	limit   time.Duration
 }
 
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&f.machine.ConsoleLog, "console", "", "where the console is kept, a `FILE`")
 	flag.StringVar(&f.dir, "serve", "", "`DIR` to serve")
 	flag.StringVar(&f.label, "label", "", "`NAME` of the row")
+	flag.StringVar(&f.row, "row", "", "append the row to this `FILE`, too")
 	flag.DurationVar(&f.limit, "limit", 15*time.Minute, "end the machine after this time")
 	head := flag.Bool("header", false, "print the table's head, and nothing else")
 	flag.Parse()
@@ -151,7 +153,16 @@ func (f *flags) run(ctx context.Context) error {
 	if how, err := v.Wait(ctx); err != nil || how != vm.EndPowerOff {
 		return errors.Join(fmt.Errorf("powering off ended by %q", how), err)
 	}
-	fmt.Printf("| %s | %.1f | %.1f | %.1f | %.1f | %d | %.1f |\n", f.label, first.Sub(began).Seconds(), phases[0].Seconds(),
+	row := fmt.Sprintf("| %s | %.1f | %.1f | %.1f | %.1f | %d | %.1f |\n", f.label, first.Sub(began).Seconds(), phases[0].Seconds(),
 		phases[1].Seconds(), float64(bytes)/1e6, requests, time.Since(pressed).Seconds())
-	return nil
+	fmt.Print(row)
+	if f.row == "" {
+		return nil
+	}
+	file, err := os.OpenFile(f.row, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(row)
+	return errors.Join(err, file.Close())
 }
