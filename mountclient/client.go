@@ -302,7 +302,7 @@ func (c *Client) await(ctx context.Context, arrival <-chan struct{}) error {
 			if time.Since(c.fetch.latest(begin)) >= c.opts.Timeout {
 				return fmt.Errorf("%s: nothing came for %v", c.shown, c.opts.Timeout)
 			}
-			if since := c.zone.stuck.Load(); since != 0 && time.Since(time.Unix(0, since)) >= c.opts.Timeout {
+			if since := c.zone.stuck.get(); !since.IsZero() && time.Since(since) >= c.opts.Timeout {
 				return fmt.Errorf("%s: damaged for %v", c.shown, c.opts.Timeout)
 			}
 		}

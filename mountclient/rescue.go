@@ -46,7 +46,7 @@ func (f *fetcher) race(ctx context.Context, off, n int64, sink func(src *httpSou
 			go func() {
 				all := make([]byte, 0, n)
 				_, err := s.get(ctx, off, n, func(b []byte) {
-					f.lastByte.Store(time.Now().UnixNano())
+					f.lastByte.set(time.Now())
 					all = append(all, b...)
 				})
 				results <- result{s, all, err}

@@ -33,7 +33,7 @@ type network struct {
 	survive      bool          // work that panics is done again, see persist
 	wholeDir     string        // for copies of files of which a server gives no ranges; empty: they are in memory
 
-	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
+	lastByte moment       // when the last byte came
 	hedges   atomic.Int64 // requests sent because a mirror was late
 	wasted   atomic.Int64 // bytes of answers that came too late
 	last     lastError
@@ -288,7 +288,7 @@ func (f *fetcher) attempt(ctx context.Context, progress *time.Time, sink func([]
 	}
 	return try(ctx, func(b []byte) {
 		*progress = time.Now()
-		f.lastByte.Store(progress.UnixNano())
+		f.lastByte.set(*progress)
 		if timer != nil {
 			timer.Reset(limit)
 		}
@@ -323,7 +323,7 @@ func (f *network) limit() time.Duration {
 
 // latest returns when the last byte came, or since if that was later.
 func (f *network) latest(since time.Time) time.Time {
-	if t := time.Unix(0, f.lastByte.Load()); t.After(since) {
+	if t := f.lastByte.get(); t.After(since) {
 		return t
 	}
 	return since

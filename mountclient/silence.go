@@ -37,11 +37,11 @@ type endpoint struct{ network, address string }
 
 // A request is what a watch knows of one.
 type request struct {
-	heard atomic.Int64 // when the last byte came, or it was sent: Unix nanoseconds
-	end   func()       // ends it
+	heard moment // when the last byte came, or it was sent
+	end   func() // ends it
 }
 
-func (r *request) hear() { r.heard.Store(time.Now().UnixNano()) }
+func (r *request) hear() { r.heard.set(time.Now()) }
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -88,7 +88,7 @@ func (w *watch) silent(now time.Time) (d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for r := range w.requests {
-		d = max(d, now.Sub(time.Unix(0, r.heard.Load())))
+		d = max(d, now.Sub(r.heard.get()))
 	}
 	return d
 }
@@ -156,7 +156,7 @@ func (w *watch) returned() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for r := range w.requests {
-		if now.Sub(time.Unix(0, r.heard.Load())) > staleAfter {
+		if now.Sub(r.heard.get()) > staleAfter {
 			r.end()
 		}
 	}

@@ -28,7 +28,7 @@ if ! [ "$base" -nt "$0" ]; then
 		--include=linux-image-amd64,systemd-sysv,udev,dbus,initramfs-tools,live-boot,live-boot-initramfs-tools,busybox,zstd,iproute2,dracut-core,dracut-network,isc-dhcp-client,procps,iputils-arping,ca-certificates \
 		--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/lib/modules/*/kernel/sound/*' \
-		$(for d in gpu media infiniband iio staging isdn hwmon usb input scsi net/wireless net/ethernet net/can net/usb net/wan platform mtd firewire thunderbolt accel comedi ata; do
+		$(for d in gpu media infiniband iio staging isdn hwmon usb scsi net/wireless net/ethernet net/can net/usb net/wan platform mtd firewire thunderbolt accel comedi ata; do
 			echo "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/$d/*"
 		done) \
 		bookworm "$base.new"

@@ -17,7 +17,6 @@ mkdir -p "$dir"
 
 "$here/setup.sh"
 BUILD=$build make -s build
-CGO_ENABLED=0 go build -trimpath -o "$build/labboot" ./bench/cmd/labboot
 # Unchanged programs and scripts keep the package's time, and with it what was made of it.
 sum=$(cat "$build/bootprof" "$build/bootprof-mount" $(git ls-files initramfs scripts/make-deb.sh scripts/make-vm-images.sh) | sha256sum)
 if [ "$(cat "$dir/package.sum" 2>/dev/null)" != "$sum" ] || [ ! -e "$dir/bootprof.deb" ]; then
@@ -31,8 +30,8 @@ fi
 if ! [ "$dir/overlay.cpio" -nt "$dir/dracut.img" ]; then
 	cp "$build/bootprof" "$build/bootprof-mount" "$dir/"
 	longstep "packing without a profile" "$dir/pack.log" "$build/bootprof" pack "$dir/root.tar" -o "$dir/plain.bpk" --level fastest
-	longstep "recording a boot" "$dir/record.log" \
-		"$build/bootprof" record --image "$dir/plain.bpk" -o "$dir/run.bprof" --until booted -- "$build/labboot" '{dir}'
+	longstep "recording a boot, login and power-off in a machine" "$dir/record.log" \
+		"$build/bootprof" record --vm "$dir/plain.bpk" -o "$dir/run.bprof"
 	longstep "packing with its profile" "$dir/pack.log" \
 		"$build/bootprof" pack "$dir/root.tar" -o "$dir/root.bpk" --profile "$dir/run.bprof" --level fastest --boot-level fast
 	longstep "a squashfs in boot order" "$dir/pack.log" \
