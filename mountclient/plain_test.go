@@ -431,6 +431,28 @@ func TestPlainCache(t *testing.T) {
 	}
 }
 
+// A plain image that is wholly in the cache is left to the kernel.
+func TestPlainHandOver(t *testing.T) {
+	watchdog(t, 60*time.Second)
+	p := packOf(t, hotAndCold)
+	s, _ := servePlain(t, p.image)
+	r := mountPlain(t, s.url(plainName), filling(t.TempDir()))
+	r.compareDuring(p, r.handedOver)
+	n := len(s.requests())
+	dropCaches(t)
+	r.compare(p)
+	if got := len(s.requests()); got != n {
+		t.Errorf("%d requests after the hand-over", got-n)
+	}
+	if err := unix.Unmount(r.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := ReadStatus(r.run); err != nil || len(st) != 0 {
+		t.Errorf("status after the unmount: %+v, %v", st, err)
+	}
+	r.gone()
+}
+
 func padded(image []byte) []byte {
 	return append(image[:len(image):len(image)], make([]byte, -len(image)&4095)...)
 }

@@ -17,6 +17,8 @@ import (
 const (
 	racedSegments = 3                      // of the opening, 56 kB: header, boot index, the first chunks
 	watchEvery    = 4 * time.Millisecond   // between two looks at the segments
+	standstill    = 12 * time.Millisecond  // by which a look may come late; more, and the machine was busy, so that bytes may lie unread
+	afterwards    = 25 * time.Millisecond  // until something is told from silence again
 	rescueTime    = 10 * time.Millisecond  // by which another mirror has to be faster at the least
 	silenceSlack  = 8 * time.Millisecond   // beyond a round trip and a half, until silence counts as a stall
 	silentRest    = 200 * time.Millisecond // of a mirror that stalls; doubled each time
@@ -98,6 +100,8 @@ func (p *preload) raced(ctx context.Context, s *segment) bool {
 func (p *preload) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var blind time.Time
+	looked := time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -105,9 +109,17 @@ func (p *preload) watch(ctx context.Context) {
 			return
 		}
 		p.mu.Lock()
-		p.rescue()
+		now := time.Now()
+		if now.Sub(looked) > watchEvery+standstill {
+			blind = now.Add(afterwards)
+		}
+		if looked = now; now.After(blind) {
+			p.rescue()
+		}
+		p.skipWhole()
 		for p.whole == len(p.segs) && ctx.Err() == nil {
 			p.free.Wait()
+			looked = time.Now()
 		}
 		p.mu.Unlock()
 	}
