@@ -145,7 +145,7 @@ func TestThroughputAndRTT(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Log(r)
-			if err := r.Err(0); err != nil {
+			if err := r.Err(); err != nil {
 				t.Error(err)
 			}
 			if bits := float64(l.Params.Bits); r.LinkBits > bits*1.03 || r.LinkBits < bits*0.95 {

@@ -160,7 +160,7 @@ func checkLink(ctx context.Context, p link.Params) (link.CheckResult, error) {
 		return r, err
 	}
 	fmt.Fprintln(os.Stderr, "link check:", r)
-	return r, r.Err(p.Loss)
+	return r, r.Err()
 }
 
 // writeFile writes a result file, whole or not at all.
