@@ -37,6 +37,7 @@ func FetchAll(name, image string) Way {
 	return Way{
 		Name:   name,
 		Served: image,
+		Warm:   []string{"curl"},
 		Open: func(ctx context.Context, r *Run) error {
 			memory := filepath.Join(r.Work, "memory")
 			if err := os.Mkdir(memory, 0o755); err != nil {

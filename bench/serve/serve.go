@@ -68,10 +68,17 @@ http {
   fastcgi_temp_path %[1]s/fastcgi;
   uwsgi_temp_path %[1]s/uwsgi;
   scgi_temp_path %[1]s/scgi;
+  map $http_range $accept_ranges {
+    default bytes;
+    "" "";
+  }
   server {
     listen %[2]s;
     root %[3]s;
-    autoindex off;
+    # Not needed by bootprof: rclone looks at listings; httpfs2 and httpdirfs refuse a server whose answers with a range do
+    # not say that it gives ranges, as nginx's do not by themselves.
+    autoindex on;
+    add_header Accept-Ranges $accept_ranges;
   }
 }
 `
