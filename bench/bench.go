@@ -299,19 +299,24 @@ func (w Way) served() []string {
 // servedDir makes a directory for web servers that has the way's files.
 func servedDir(r *Run, w Way) (root string, err error) {
 	root = filepath.Join(r.Work, "www")
+	return root, linkFiles(root, w.served())
+}
+
+// linkFiles makes a directory with links to the files.
+func linkFiles(root string, files []string) error {
 	if err := os.Mkdir(root, 0o755); err != nil {
-		return "", err
+		return err
 	}
-	for _, file := range w.served() {
+	for _, file := range files {
 		abs, err := filepath.Abs(file)
 		if err != nil {
-			return "", err
+			return err
 		}
 		if err := os.Symlink(abs, filepath.Join(root, filepath.Base(abs))); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return root, nil
+	return nil
 }
 
 // serveFile starts a web server at the far end of a link and adds the URL of the file to the run's.

@@ -34,16 +34,10 @@ const CacheDir = "{cache}"
 // Mounted boots from a pack, or another form of one, that `bootprof mount` brings over the link. binary is the bootprof to run,
 // args are flags of its mount. What a client finds beside the pack is served, too: the manifest of an image, the chunks of a split pack.
 func Mounted(name, binary, pack string, args ...string) Way {
-	var beside []string
-	for _, f := range []string{pack + bpk.ManifestSuffix, filepath.Join(filepath.Dir(pack), "chunks")} {
-		if _, err := os.Stat(f); err == nil {
-			beside = append(beside, f)
-		}
-	}
 	return Way{
 		Name:   name,
 		Served: pack,
-		Beside: beside,
+		Beside: besidePack(pack),
 		Warm:   []string{binary},
 		Open: func(ctx context.Context, r *Run) error {
 			r.client = &client{pidfd: -1}
@@ -62,6 +56,16 @@ func Mounted(name, binary, pack string, args ...string) Way {
 		Sample: func(ctx context.Context, r *Run) error { return sampleClient(ctx, binary, r) },
 		Close:  closeClient,
 	}
+}
+
+// besidePack lists what a client finds beside a pack, or another form of one.
+func besidePack(pack string) (beside []string) {
+	for _, f := range []string{pack + bpk.ManifestSuffix, filepath.Join(filepath.Dir(pack), "chunks")} {
+		if _, err := os.Stat(f); err == nil {
+			beside = append(beside, f)
+		}
+	}
+	return beside
 }
 
 // status is what the bench needs of `bootprof status DIR --json`.
@@ -109,7 +113,7 @@ func sampleClient(ctx context.Context, binary string, r *Run) error {
 func closeClient(r *Run) error {
 	c := r.client
 	if c == nil || !c.mountOK {
-		return unmountIfMounted(r.Dir)
+		return UnmountIfMounted(r.Dir)
 	}
 	err := unmount(r.Dir)
 	if c.pidfd >= 0 {

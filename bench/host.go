@@ -175,3 +175,6 @@ func CheckLink(ctx context.Context, p link.Params) (link.CheckResult, error) {
 	r, err := l.Check(ctx, max(2*time.Second, 60*p.RTT))
 	return r, errors.Join(err, r.Err())
 }
+
+// WarmFile reads a file into the page cache.
+func WarmFile(path string) error { return readAll(path) }

@@ -26,7 +26,8 @@ type Peer struct {
 	// ended by unmounting, the last one first, or else by SIGTERM.
 	Commands func(m PeerMount) []PeerCommand
 	// Image is where the image file appears, seen from the peer's mount point; "" is the name of Served.
-	Image string
+	Image   string
+	Mirrors bool // whether Commands makes use of PeerMount.Bases beyond the first
 }
 
 // A PeerMount has the places that a peer's command lines name.
@@ -73,7 +74,7 @@ func (p Peer) Way() Way {
 		},
 		Sample: samplePeer,
 		Close: func(r *Run) error {
-			return errors.Join(unmountIfMounted(r.Dir), r.peer.stop())
+			return errors.Join(UnmountIfMounted(r.Dir), r.peer.stop())
 		},
 	}
 }
@@ -156,7 +157,7 @@ func (p *peer) stop() error {
 	if p == nil {
 		return nil
 	}
-	err := unmountIfMounted(p.dir)
+	err := UnmountIfMounted(p.dir)
 	if err != nil { // a peer that hangs
 		err = errors.Join(err, unix.Unmount(p.dir, unix.MNT_DETACH))
 	}

@@ -151,7 +151,7 @@ func desync(name, binary string, image DesyncImage, cached bool) desyncPeer {
 func (d desyncPeer) peer() Peer {
 	index := filepath.Base(d.image.Index)
 	return Peer{
-		Name: d.name, Served: d.image.Index, Beside: []string{d.image.Store}, Warm: []string{d.binary},
+		Name: d.name, Served: d.image.Index, Beside: []string{d.image.Store}, Warm: []string{d.binary}, Mirrors: true,
 		Image: strings.TrimSuffix(index, filepath.Ext(index)),
 		Commands: func(m PeerMount) []PeerCommand {
 			var stores []string

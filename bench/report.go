@@ -172,8 +172,8 @@ func (r Report) boundNotes() []string {
 	return notes
 }
 
-// notes are the lines below the table.
-func (r Report) notes() []string {
+// Notes are the lines below the table.
+func (r Report) Notes() []string {
 	var notes []string
 	if r.Bound != nil {
 		notes = append(notes, r.boundNotes()...)
@@ -213,7 +213,7 @@ func (r Report) WriteText(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, strings.Join(r.notes(), "\n"))
+	_, err := fmt.Fprintln(w, strings.Join(r.Notes(), "\n"))
 	return err
 }
 
@@ -231,7 +231,7 @@ func (r Report) WriteMarkdown(w io.Writer) error {
 		line(row)
 	}
 	b.WriteString("\n")
-	for _, n := range r.notes() {
+	for _, n := range r.Notes() {
 		fmt.Fprintf(&b, "- %s\n", n)
 	}
 	_, err := io.WriteString(w, b.String())

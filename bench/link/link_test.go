@@ -214,6 +214,43 @@ func TestLoss(t *testing.T) {
 	}
 }
 
+// TestSetDown cuts the line and mends it.
+func TestSetDown(t *testing.T) {
+	l := open(t, "100mbit/2ms")
+	if _, err := l.checkRTT(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.SetDown(true)
+	before := l.Stats().Up
+	if err := l.Client.Do(func() error {
+		near, err := net.Dial("udp4", l.ServerIP+":9")
+		if err != nil {
+			return err
+		}
+		defer near.Close()
+		for range 5 {
+			_, _ = near.Write(make([]byte, 100))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for l.Stats().Up.Lost-before.Lost < 5 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", l.Stats().Up.sub(before))
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if c := l.Stats().Up.sub(before); c.Packets != 0 {
+		t.Errorf("%d packets passed a line that is cut", c.Packets)
+	}
+	l.SetDown(false)
+	if _, err := l.checkRTT(t.Context()); err != nil {
+		t.Errorf("after the line was mended: %v", err)
+	}
+}
+
 // TestQueueDrops overruns the queue: what is dropped must be what does not fit, and the rest must take its time.
 func TestQueueDrops(t *testing.T) {
 	l := open(t, "10mbit/10ms")

@@ -170,6 +170,31 @@ func findNginx() (string, error) {
 // URL is that of a file below Root.
 func (s *Server) URL(name string) string { return "http://" + s.addr + "/" + name }
 
+// Freeze stops nginx in the middle of whatever it does: connections stay, and nothing comes. Thaw lets it go on.
+func (s *Server) Freeze() error { return s.signalAll(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (s *Server) Thaw() error { return s.signalAll(syscall.SIGCONT) }
+
+// signalAll signals the master process and its workers.
+func (s *Server) signalAll(sig syscall.Signal) error {
+	pid := s.cmd.Process.Pid
+	workers, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return fmt.Errorf("listing nginx's workers: %w", err)
+	}
+	for _, field := range append(strings.Fields(string(workers)), strconv.Itoa(pid)) {
+		child, err := strconv.Atoi(field)
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(child, sig); err != nil {
+			return fmt.Errorf("signalling nginx %d: %w", child, err)
+		}
+	}
+	return nil
+}
+
 // Close ends nginx and removes what it wrote.
 func (s *Server) Close() error {
 	// QUIT would wait for clients that keep their connections open.
