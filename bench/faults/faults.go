@@ -40,6 +40,11 @@ func All() []Fault {
 			end:   func(l *link.Link, _ *serve.Server) error { l.SetDown(false); return nil },
 		},
 		{
+			Name: "server down", What: "nginx is killed and started again after 8 s: connections are reset, new ones refused", length: 8 * time.Second,
+			begin: func(_ *link.Link, s *serve.Server) error { return s.Kill() },
+			end:   func(_ *link.Link, s *serve.Server) error { return s.Restart() },
+		},
+		{
 			Name: "frozen server", What: "nginx is stopped (SIGSTOP) for 15 s: it accepts connections and answers nothing", length: 15 * time.Second,
 			begin: func(_ *link.Link, s *serve.Server) error { return s.Freeze() },
 			end:   func(_ *link.Link, s *serve.Server) error { return s.Thaw() },
@@ -70,6 +75,8 @@ func (o Outcome) String() string {
 		return "does not start: " + o.Client
 	case o.Hung:
 		return fmt.Sprintf("hangs (a read is not answered %v after the fault)", giveUp)
+	case o.Wrong > 0 && o.Errors > 0:
+		return fmt.Sprintf("wrong bytes in %d of %d reads, and %d reads fail (%s)", o.Wrong, o.Reads+o.Errors, o.Errors, o.Error)
 	case o.Wrong > 0:
 		return fmt.Sprintf("wrong bytes in %d of %d reads, no error", o.Wrong, o.Reads)
 	case o.Errors > 0:
@@ -155,8 +162,9 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 	}
 	pause(ctx, afterwards)
 	hung := r.end(over)
+	client := o.Client // what the fault itself had to say
 	*o = r.outcome(over, f.begin != nil)
-	o.Hung = hung
+	o.Client, o.Hung = client, hung
 	if hung || o.Errors > 0 {
 		b.Kill() // what waits in the kernel fails, and lets go of the image
 		<-r.done
