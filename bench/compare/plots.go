@@ -41,8 +41,8 @@ func fileName(cell string) string {
 
 // colours of the ways in a cell's plot.
 const (
-	seriesPeer = iota
-	seriesOurs
+	seriesOurs = iota
+	seriesPeer
 	seriesLocal
 )
 
@@ -64,7 +64,7 @@ func (c CellReport) plot() plot.Dots {
 	})
 	d := plot.Dots{
 		Title: "Time to booted: " + c.Name, Subtitle: c.Work + "; median and spread of the rounds",
-		Series: []string{"others", "bootprof", "local disk"},
+		Series: []string{"bootprof", "others", "local disk"},
 		Panels: []plot.Panel{{Label: "seconds"}, {Label: "MB over the link"}},
 	}
 	if b := c.Report.Bound; b != nil {
@@ -130,7 +130,7 @@ func (h *HerdReport) plot() plot.Dots {
 		}
 		k := slices.Index(ways, way)
 		d.Panels[0].Points = append(d.Panels[0].Points, plot.Point{Row: i, Series: k, X: last, Label: seconds(last)})
-		d.Panels[1].Points = append(d.Panels[1].Points, plot.Point{Row: i, Series: k, X: bytes / 1e9, Label: fmt.Sprintf("%.3g GB", bytes/1e9)})
+		d.Panels[1].Points = append(d.Panels[1].Points, plot.Point{Row: i, Series: k, X: bytes / 1e9, Label: gigabytes(bytes)})
 	}
 	for _, m := range h.medians() {
 		add(fmt.Sprintf("%d measured", m.Clients), m.Way, m.Last, float64(m.Bytes))
@@ -148,4 +148,11 @@ func seconds(s float64) string {
 		return fmt.Sprintf("%.0f min", s/60)
 	}
 	return fmt.Sprintf("%.3g s", s)
+}
+
+func gigabytes(bytes float64) string {
+	if bytes >= 100e9 {
+		return fmt.Sprintf("%.0f GB", bytes/1e9)
+	}
+	return fmt.Sprintf("%.2g GB", bytes/1e9)
 }

@@ -49,14 +49,14 @@ var colors = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e
 
 // Sizes in pixels.
 const (
-	rowHeight   = 24
-	panelWidth  = 420
-	panelGap    = 40
-	labelRoom   = 130 // right of the last dot
-	topMargin   = 64
-	bottom      = 48
-	charWidth   = 7.2 // of a label at 13 px, on average
-	legendEvery = 150
+	rowHeight  = 24
+	panelWidth = 420
+	panelGap   = 40
+	labelRoom  = 130 // right of the last dot
+	topMargin  = 64
+	bottom     = 48
+	charWidth  = 7.8 // of a label at 13 px, on average, rather more than less
+	legendRoom = 36  // of a series besides its name
 )
 
 // SVG returns the plot.
@@ -67,9 +67,14 @@ func (d Dots) SVG() string {
 	}
 	legend := 0
 	if len(d.Series) > 0 {
-		legend = 24
+		legend = 32
 	}
 	width := left + float64(len(d.Panels))*(panelWidth+labelRoom+panelGap)
+	legendWidth := 16.0
+	for _, s := range d.Series {
+		legendWidth += float64(len(s))*charWidth + legendRoom
+	}
+	width = max(width, legendWidth, 32+float64(len(d.Title))*charWidth*16/13)
 	top := float64(topMargin + legend)
 	height := top + float64(len(d.Rows)*rowHeight) + bottom
 	var b strings.Builder
@@ -78,10 +83,11 @@ func (d Dots) SVG() string {
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
 	text(&b, 16, 24, "start", "#000", `font-size="16" font-weight="bold"`, d.Title)
 	text(&b, 16, 44, "start", "#555", "", d.Subtitle)
+	x := 22.0
 	for i, s := range d.Series {
-		x := left + float64(i*legendEvery)
 		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%d" r="5" fill="%s"/>`+"\n", x, topMargin, colors[i%len(colors)])
 		text(&b, x+10, topMargin+4, "start", "#000", "", s)
+		x += float64(len(s))*charWidth + legendRoom
 	}
 	for i, r := range d.Rows {
 		y := top + (float64(i)+0.5)*rowHeight
@@ -117,7 +123,7 @@ func (p Panel) draw(b *strings.Builder, x0, y0 float64, rows int) {
 	for _, pt := range p.Points {
 		y := y0 + (float64(pt.Row)+0.5)*rowHeight
 		if pt.Failed {
-			text(b, x0+6, y+4, "start", "#a00", "", pt.Label)
+			text(b, x0+6, y+4, "start", "#a00", halo, pt.Label)
 			continue
 		}
 		c := colors[pt.Series%len(colors)]
@@ -128,10 +134,13 @@ func (p Panel) draw(b *strings.Builder, x0, y0 float64, rows int) {
 		}
 		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="5" fill="%s"/>`+"\n", at(pt.X), y, c)
 		if pt.Label != "" {
-			text(b, right+10, y+4, "start", "#333", `font-size="11"`, pt.Label)
+			text(b, right+10, y+4, "start", "#333", `font-size="11" `+halo, pt.Label)
 		}
 	}
 }
+
+// halo keeps a label readable on a grid line.
+const halo = `paint-order="stroke" stroke="white" stroke-width="3"`
 
 // limits are the ends of the scale, a little beyond the figures.
 func (p Panel) limits() (lo, hi float64) {
