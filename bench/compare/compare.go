@@ -69,11 +69,11 @@ func Run(ctx context.Context, c Config) (*Comparison, error) {
 	if werr := writePlan(c.Progress, c.Cells, others, total); err != nil || werr != nil || c.DryRun {
 		return nil, errors.Join(err, werr)
 	}
-	for _, cell := range c.Cells {
-		if err := cell.Images.check(); err != nil {
+	for _, im := range c.images() {
+		if err := im.check(); err != nil {
 			return nil, err
 		}
-		if err := train(ctx, c, cell.Images); err != nil {
+		if err := train(ctx, c, im); err != nil {
 			return nil, err
 		}
 	}
@@ -98,6 +98,23 @@ func Run(ctx context.Context, c Config) (*Comparison, error) {
 	err = c.Parts.run(ctx, c, r)
 	r.Took = time.Since(began).Seconds()
 	return r, err
+}
+
+// images are all that the comparison needs.
+func (c Config) images() (all []Images) {
+	for _, cell := range c.Cells {
+		all = append(all, cell.Images)
+		if cell.Old != nil {
+			all = append(all, *cell.Old)
+		}
+	}
+	if c.Parts.Herd != nil {
+		all = append(all, c.Parts.Herd.Images)
+	}
+	if c.Parts.Faults != nil {
+		all = append(all, c.Parts.Faults.Images)
+	}
+	return all
 }
 
 // measure fills one table.

@@ -104,7 +104,7 @@ func (h *Herd) measure(ctx context.Context, c Config, report *HerdReport) error 
 	}
 	for _, way := range []string{all.name, ours.name} {
 		r := alone[way]
-		report.Simulated = append(report.Simulated, simulations(way, float64(r.Bytes), r.Last, float64(herdLink.Bits))...)
+		report.Simulated = append(report.Simulated, simulations(way, h.Clients, float64(r.Bytes), r.Last, float64(herdLink.Bits))...)
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ func Full(dir string, rounds int) []Cell {
 		cell(minimal, "", debian, pick(some, wayLocal, wayFetchAll, "nbdkit", wayTrained, "reordered", "split", wayBootprof), rounds, linkLoss),
 		cell(minimal, "", debian, pick(some, wayLocal, wayFetchAll, wayTrained, "reordered", "split", wayBootprof), rounds, linkHalf, linkHalf),
 		cell(minimal+", second boot, with what the first one left in a cache", " warm", debian, warm(same), rounds, linkWAN),
-		cell(minimal+", the next build, with what a boot of the last one left in a cache", " from v1", debian2,
-			warm(func(im Images) Images { return debian }), rounds, linkWAN),
+		nextBuild(cell(minimal+", the next build, with what a boot of the last one left in a cache", " from v1", debian2,
+			warm(func(im Images) Images { return debian }), rounds, linkWAN), debian),
 		cell(heavy, "", large, few, rounds, linkWAN),
 		cell(heavy, "", large, few, rounds, linkLAN),
 		cell(heavy, "", large, pick(few, wayLocal, wayTrained, wayBootprof), min(rounds, 3), linkSlow),
@@ -75,6 +75,12 @@ func cell(work, suffix string, im Images, ways []candidate, rounds int, links ..
 			c.ways = append(c.ways, mirrored(w, c.Links))
 		}
 	}
+	return c
+}
+
+// nextBuild makes c a boot with the cache of an older build.
+func nextBuild(c Cell, old Images) Cell {
+	c.Old = &old
 	return c
 }
 

@@ -17,6 +17,7 @@ type Cell struct {
 	Name     string        // of files and titles: "debian 100mbit/20ms"
 	Work     string        // what is booted, in words
 	Images   Images        // what is booted
+	Old      *Images       // the build whose cache is used, nil if there is no other
 	Links    []link.Params // several: mirrors
 	ways     []candidate
 	wanted   int   // rounds, before the budget

@@ -94,7 +94,7 @@ func sample() *Comparison {
 	report := bench.Report{Link: "100mbit/20ms", Rounds: 1, Baseline: wayLocal, Results: results, Summary: bench.Summarize(results, wayLocal),
 		Bound: &bench.Bound{Seconds: 1.1, By: "link"}}
 	herd := &HerdReport{Clients: 2, Link: "1gbit/0.5ms", Runs: []HerdRun{{Way: wayBootprof, Clients: 2, Last: 3}, {Way: wayBootprof, Clients: 2, Last: 1},
-		{Way: wayBootprof, Clients: 2, Last: 2}}, Simulated: simulations(wayBootprof, 4e6, 0.3, 1e9)}
+		{Way: wayBootprof, Clients: 2, Last: 2}}, Simulated: simulations(wayBootprof, 2, 4e6, 0.3, 1e9)}
 	return &Comparison{Date: "2026-01-02", Machine: "m", Kernel: "k", Versions: [][2]string{{"nginx", "1"}}, Herd: herd,
 		Cells: []CellReport{{Name: "debian 100mbit/20ms/1%", Work: "work", Report: report}, {Name: "empty", Error: "no link"}}}
 }

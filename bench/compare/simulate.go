@@ -77,14 +77,16 @@ func (s Simulated) simulate(seed uint64) Simulated {
 	return s
 }
 
-// simulations are the herds to tell of, for a way of which a client takes these bytes, and alone this time over the link.
-func simulations(way string, bytes, alone, bits float64) (all []Simulated) {
-	fixed := max(0, alone-bytes*8/bits)
+// simulations are the herds to tell of, for a way of which a client takes these bytes, and alone this time over the link. The first
+// is as large as the measured one, to see how far the assumptions go.
+func simulations(way string, measured int, bytes, alone, bits float64) (all []Simulated) {
+	herd := Simulated{Way: way, Clients: measured, ServerBits: bits, AccessBits: 1e9, Bytes: bytes, Fixed: max(0, alone-bytes*8/bits)}
+	all = append(all, herd.simulate(1))
 	for _, clients := range []int{1000, 10000} {
 		for _, server := range []float64{1e9, 10e9} {
 			for _, window := range []time.Duration{0, time.Minute} {
-				s := Simulated{Way: way, Clients: clients, ServerBits: server, AccessBits: 1e9, Window: window.Seconds(), Bytes: bytes, Fixed: fixed}
-				all = append(all, s.simulate(uint64(clients)))
+				herd.Clients, herd.ServerBits, herd.Window = clients, server, window.Seconds()
+				all = append(all, herd.simulate(uint64(clients)))
 			}
 		}
 	}
