@@ -5,7 +5,8 @@
 #   scripts/bench.sh [quick] [FLAGS of bench/cmd/compare]
 #
 # BUILD (default ./build) keeps what is made; making it the first time takes about half an hour besides. RESULTS (default
-# bench/results) is where the results go.
+# bench/results) is where the results go. KINDS (default "debian debian2 large", debian with quick) are the images to make: enough for
+# what --only leaves.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/longstep.sh"
@@ -14,12 +15,16 @@ cd "$here/.."
 build=$(realpath -m "${BUILD:-build}")
 export BUILD=$build
 
-kinds=(debian debian2 large)
+kinds=(${KINDS:-debian debian2 large})
 flags=()
 if [ "${1:-}" = quick ]; then
 	shift
-	kinds=(debian)
+	kinds=(${KINDS:-debian})
 	flags+=(--quick)
+fi
+if [[ " $* " = *" --dry-run "* ]]; then
+	"$here/build-programs.sh" ./bench/cmd/compare
+	exec "$build/compare" --build "$build" "${flags[@]}" "$@"
 fi
 "$here/setup-bench.sh"
 "$here/build-programs.sh" ./cmd/bootprof ./bench/cmd/labboot ./bench/cmd/compare

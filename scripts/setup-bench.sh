@@ -14,7 +14,7 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 build=$(realpath -m "${BUILD:-$here/../build}")
 
 # Command and the package that has it. rclone needs fusermount3, httpfs2 is of the old libfuse.
-needs=(httpfs2:httpfs2 httpdirfs:httpdirfs nbdkit:nbdkit nbdfuse:libnbd-bin rclone:rclone fusermount3:fuse3 rsvg-convert:librsvg2-bin)
+needs=(httpfs2:httpfs2 httpdirfs:httpdirfs nbdkit:nbdkit nbdfuse:libnbd-bin rclone:rclone fusermount3:fuse3)
 missing=()
 for need in "${needs[@]}"; do
 	command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
