@@ -87,17 +87,19 @@ func Run(ctx context.Context, c Config) (*Comparison, error) {
 		report, err := cell.measure(ctx, c)
 		cr := CellReport{Name: cell.Name, Work: cell.Work, Report: report}
 		if err != nil {
-			if ctx.Err() != nil {
-				return r, err
-			}
 			cr.Error = err.Error()
 			fmt.Fprintln(c.Progress, "this cell ended:", err)
 		}
 		r.Cells = append(r.Cells, cr)
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	err = c.Parts.run(ctx, c, r)
+	if ctx.Err() == nil {
+		c.Parts.run(ctx, c, r)
+	}
 	r.Took = time.Since(began).Seconds()
-	return r, err
+	return r, context.Cause(ctx)
 }
 
 // images are all that the comparison needs.
@@ -138,7 +140,10 @@ func (cell Cell) measure(ctx context.Context, c Config) (report bench.Report, er
 		return report, err
 	}
 	report.Summary = bench.Summarize(results, report.Baseline)
-	return report, errors.Join(err, cell.bound(ctx, c, &report))
+	if ctx.Err() == nil {
+		err = errors.Join(err, cell.bound(ctx, c, &report))
+	}
+	return report, err
 }
 
 // bound computes what no client can beat: over all links together, and without their losses.

@@ -30,7 +30,7 @@ func (p Parts) list() (parts []part) {
 	return parts
 }
 
-func (p Parts) run(ctx context.Context, c Config, r *Comparison) error {
+func (p Parts) run(ctx context.Context, c Config, r *Comparison) {
 	if p.Herd != nil {
 		fmt.Fprintf(c.Progress, "== herd of %d\n", p.Herd.Clients)
 		report := p.Herd.run(ctx, c)
@@ -40,7 +40,6 @@ func (p Parts) run(ctx context.Context, c Config, r *Comparison) error {
 		fmt.Fprintln(c.Progress, "== faults")
 		r.Faults = p.Faults.run(ctx, c)
 	}
-	return ctx.Err()
 }
 
 // readable says whether a file is there and not empty.
