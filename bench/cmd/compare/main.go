@@ -29,7 +29,6 @@ type flags struct {
 	budget                       time.Duration
 	rounds, herd                 int
 	only                         *regexp.Regexp
-	skip                         string
 }
 
 func main() {
