@@ -24,18 +24,21 @@ func Httpfs2(image string) Peer {
 	}
 }
 
-// Httpdirfs asks for what each read needs; with cached for segments of 1 MB (its least), which it keeps.
+// Httpdirfs asks for what each read needs. With cached it asks for segments of 1 MB, its least, and keeps them; in its mode for a
+// single file it takes the option and keeps nothing, so it is given the directory.
 func Httpdirfs(image string, cached bool) Peer {
 	p := Peer{Name: "httpdirfs", Served: image, Warm: []string{"httpdirfs"}}
 	if cached {
 		p.Name += "-cache"
 	}
 	p.Commands = func(m PeerMount) []PeerCommand {
-		args := []string{"httpdirfs", "-f", "--single-file-mode"}
+		args := []string{"httpdirfs", "-f"}
 		if cached {
-			args = append(args, "--cache", "--cache-location", m.Cache, "--dl-seg-size", "1")
+			args = append(args, "--cache", "--cache-location", m.Cache, "--dl-seg-size", "1", m.Bases[0]+"/", m.Dir)
+		} else {
+			args = append(args, "--single-file-mode", m.URL, m.Dir)
 		}
-		return []PeerCommand{{Args: append(args, m.URL, m.Dir), Env: []string{"HOME=" + m.Work}}}
+		return []PeerCommand{{Args: args, Env: []string{"HOME=" + m.Work}}}
 	}
 	return p
 }
