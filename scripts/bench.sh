@@ -36,4 +36,5 @@ for kind in "${kinds[@]}"; do
 	"$here/make-packs.sh" "$build/$kind.tar" "$build/$kind" "$recordings"
 	"$here/make-bench-forms.sh" "$build/$kind"
 done
-exec "$build/compare" --build "$build" --results "${RESULTS:-bench/results}" "${flags[@]}" "$@"
+revision=$(git describe --tags --always --dirty 2>/dev/null || true)
+exec "$build/compare" --build "$build" --results "${RESULTS:-bench/results}" --revision "$revision" "${flags[@]}" "$@"

@@ -25,6 +25,7 @@ import (
 type Config struct {
 	Cells    []Cell
 	Bootprof string // binary
+	Revision string // of bootprof's source, for the report; "" if not known
 	Desync   string // binary
 	Budget   time.Duration
 	DryRun   bool // print the plan and end
@@ -181,11 +182,13 @@ func train(ctx context.Context, c Config, im Images) error {
 
 // versions asks each program.
 func versions(ctx context.Context, c Config) (all [][2]string) {
+	if c.Revision != "" {
+		all = append(all, [2]string{"bootprof", c.Revision})
+	}
 	for _, v := range []struct {
 		name string
 		args []string
 	}{
-		{"bootprof", []string{c.Bootprof, "--version"}},
 		{"nginx", []string{"/usr/sbin/nginx", "-v"}},
 		{"curl", []string{"curl", "--version"}},
 		{"httpfs2", []string{"httpfs2"}},

@@ -133,6 +133,9 @@ func (h *HerdReport) plot() plot.Dots {
 		d.Panels[1].Points = append(d.Panels[1].Points, plot.Point{Row: i, Series: k, X: bytes / 1e9, Label: gigabytes(bytes)})
 	}
 	for _, m := range h.medians() {
+		if m.Clients == 1 { // no herd, and what the simulation begins with
+			continue
+		}
 		add(fmt.Sprintf("%d measured", m.Clients), m.Way, m.Last, float64(m.Bytes))
 	}
 	for _, s := range h.Simulated {

@@ -24,11 +24,11 @@ import (
 )
 
 type flags struct {
-	build, results, render       string
-	quick, dryRun, faults, cells bool
-	budget                       time.Duration
-	rounds, herd                 int
-	only                         *regexp.Regexp
+	build, results, render, revision string
+	quick, dryRun, faults, cells     bool
+	budget                           time.Duration
+	rounds, herd                     int
+	only                             *regexp.Regexp
 }
 
 func main() {
@@ -46,6 +46,7 @@ func main() {
 	})
 	flag.BoolVar(&f.faults, "faults", true, "look at clients under faults")
 	flag.BoolVar(&f.cells, "cells", true, "measure boots")
+	flag.StringVar(&f.revision, "revision", "", "`NAME` of bootprof's source, for the report")
 	flag.BoolVar(&f.dryRun, "dry-run", false, "print the plan and end")
 	flag.StringVar(&f.render, "render", "", "measure nothing: make Markdown and plots of this `FILE`")
 	flag.Parse()
@@ -92,7 +93,7 @@ func (f flags) config() compare.Config {
 	}
 	c := compare.Config{
 		Bootprof: filepath.Join(f.build, "bootprof"), Desync: filepath.Join(f.build, "peers/desync"),
-		Budget: budget, DryRun: f.dryRun, Progress: os.Stderr,
+		Revision: f.revision, Budget: budget, DryRun: f.dryRun, Progress: os.Stderr,
 	}
 	switch {
 	case !f.cells:
