@@ -8,6 +8,8 @@
 # make soak        random reads through mounts whose servers fail all the time, for SOAK (10m); as root
 # make install     into DESTDIR: the programs, and the scripts for initramfs-tools, dracut and mkinitcpio
 # make deb         the same as a Debian package, in build/
+# make bench       bootprof side by side with everything a user could pick instead, less than an hour; bench/results
+# make bench-quick the same in eight minutes, with fewer of them
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
@@ -22,7 +24,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench-pack setup install deb clean
+.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench bench-quick bench-pack setup install deb clean
 
 all: build
 
@@ -60,6 +62,12 @@ fuzz:
 
 soak:
 	SOAK=$(SOAK) go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./mountclient
+
+bench:
+	scripts/bench.sh
+
+bench-quick:
+	scripts/bench.sh quick
 
 bench-pack:
 	scripts/bench-pack.sh

@@ -21,12 +21,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"bootprof/bench/lab"
 	"bootprof/bench/link"
 	"bootprof/bench/serve"
-	"bootprof/imagepack/bpk"
 )
 
 // Config says what to measure.
@@ -37,13 +37,20 @@ type Config struct {
 	Lab      lab.Options // how to boot
 	Warm     []string    // programs to hold in the page cache, names or paths
 	Progress io.Writer   // gets one line per run; nil for none
+	// Tolerant makes a run that fails a result with its Error, and leaves a way out that has failed twice; otherwise the first
+	// failure ends the measurement. The first way, which ratios refer to, must not fail in any case.
+	Tolerant bool
 }
 
 // A Way makes a root directory ready to boot from.
 type Way struct {
 	Name   string
-	Served string // file that the web server offers, "" if none
-	Rounds int    // leave the way out of later rounds; 0 is in all of them
+	Served string   // file that the web server offers, "" if none
+	Beside []string // files and directories that it offers beside that one
+	Warm   []string // programs of this way to hold in the page cache besides Config.Warm, names or paths
+	Rounds int      // leave the way out of later rounds; 0 is in all of them
+	// Fill, if any, is run once before all rounds, and each run gets a copy of what it left in Run.Cache.
+	Fill *Way
 	// Links, if any, take the place of Config.Link: each leads to a web server of its own, a mirror.
 	Links []link.Params
 	// Open starts the client and returns when Run.Dir is the root directory. It sets what Close and Sample need.
@@ -56,38 +63,41 @@ type Way struct {
 
 // A Run is one boot while it is measured.
 type Run struct {
-	Dir  string // an empty directory at first: the root, or where to make it
-	Work string // a directory for other files, removed afterwards
-	URL  string // of the way's Served file; of several servers separated by commas
-	Link *link.Link
-	more []*link.Link // to mirrors
+	Dir   string // an empty directory at first: the root, or where to make it
+	Work  string // a directory for other files, removed afterwards
+	Cache string // a directory for what a client keeps from boot to boot, below Work; empty without Way.Fill
+	URL   string // of the way's Served file; of several servers separated by commas
+	Link  *link.Link
+	more  []*link.Link // to mirrors
 	Result
 
 	client *client // see bootprof.go; nil in other ways
+	peer   *peer   // see peer.go; nil in other ways
 }
 
 // A Result has the figures of one run. A figure that a way does not have is zero.
 type Result struct {
 	Way         string   `json:"way"`
 	Round       int      `json:"round"`
-	Total       float64  `json:"total_s"`      // seconds from the start of the client to the boot marker
-	Ready       float64  `json:"ready_s"`      // of these, until the root directory was there
-	LinkBytes   int64    `json:"link_bytes"`   // IP packets that arrived until the marker, both directions
-	BodyBytes   int64    `json:"body_bytes"`   // of HTTP answers to requests begun until the marker
-	GETs        int      `json:"gets"`         // begun until the marker
-	HTTPErrors  int      `json:"http_errors"`  // answers of 400 and above
-	ClientRSS   int64    `json:"client_rss"`   // bytes, peak
-	ClientCPU   float64  `json:"client_cpu_s"` // seconds
-	LinkCPU     float64  `json:"link_cpu_s"`   // seconds of the emulator
-	LinkDropped int64    `json:"link_dropped"` // packets that found the queue full, both directions
-	LinkLate    float64  `json:"link_late_s"`  // the most that the emulator was late with a packet, seconds
-	Misses      int64    `json:"misses"`       // reads that the client had to answer from the network on demand
-	HasMisses   bool     `json:"has_misses"`   // whether Misses is known
-	Reads       int64    `json:"reads"`        // reads that the kernel's page cache could not answer
-	Stalled     float64  `json:"stalled_s"`    // seconds that readers waited, summed
-	Hot         float64  `json:"hot_s"`        // seconds from the client's start until all boot pages were there; 0: not yet
-	Failed      []string `json:"failed_units"` // units of the guest that did not start
-	Leftovers   []string `json:"leftovers"`    // what the run left behind; an error
+	Total       float64  `json:"total_s"`         // seconds from the start of the client to the boot marker
+	Ready       float64  `json:"ready_s"`         // of these, until the root directory was there
+	LinkBytes   int64    `json:"link_bytes"`      // IP packets that arrived until the marker, both directions
+	BodyBytes   int64    `json:"body_bytes"`      // of HTTP answers to requests begun until the marker
+	GETs        int      `json:"gets"`            // begun until the marker
+	HTTPErrors  int      `json:"http_errors"`     // answers of 400 and above
+	ClientRSS   int64    `json:"client_rss"`      // bytes, peak
+	ClientCPU   float64  `json:"client_cpu_s"`    // seconds
+	LinkCPU     float64  `json:"link_cpu_s"`      // seconds of the emulator
+	LinkDropped int64    `json:"link_dropped"`    // packets that found the queue full, both directions
+	LinkLate    float64  `json:"link_late_s"`     // the most that the emulator was late with a packet, seconds
+	Misses      int64    `json:"misses"`          // reads that the client had to answer from the network on demand
+	HasMisses   bool     `json:"has_misses"`      // whether Misses is known
+	Reads       int64    `json:"reads"`           // reads that the kernel's page cache could not answer
+	Stalled     float64  `json:"stalled_s"`       // seconds that readers waited, summed
+	Hot         float64  `json:"hot_s"`           // seconds from the client's start until all boot pages were there; 0: not yet
+	Failed      []string `json:"failed_units"`    // units of the guest that did not start
+	Leftovers   []string `json:"leftovers"`       // what the run left behind; an error
+	Error       string   `json:"error,omitempty"` // why the run failed; all figures are zero then
 }
 
 // Measure runs all rounds. On an error it returns what was measured until then as well.
@@ -98,45 +108,70 @@ func Measure(ctx context.Context, c Config) ([]Result, error) {
 	if c.Progress == nil {
 		c.Progress = io.Discard
 	}
+	fills, err := c.fill(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer fills.remove()
 	var results []Result
+	failures := make([]int, len(c.Ways))
 	for round := 1; round <= c.Rounds; round++ {
-		for _, w := range c.Ways {
+		for i, w := range c.Ways {
 			if ctx.Err() != nil {
 				return results, context.Cause(ctx)
 			}
-			if w.Rounds > 0 && round > w.Rounds {
+			if w.Rounds > 0 && round > w.Rounds || failures[i] > 1 {
 				continue
 			}
-			r, err := c.once(ctx, w)
+			r, err := fills.failed[i], error(nil)
+			if r.Error == "" {
+				r, err = c.once(ctx, w, round, fills.dirs[i], "")
+			}
 			if err != nil {
-				return results, fmt.Errorf("round %d of %s: %w", round, w.Name, err)
+				err = fmt.Errorf("round %d of %s: %w", round, w.Name, err)
+				if !c.Tolerant || i == 0 || ctx.Err() != nil {
+					return results, err
+				}
+				r = Result{Way: w.Name, Error: oneLine(err)}
 			}
 			r.Round = round
 			results = append(results, r)
-			fmt.Fprintf(c.Progress, "round %d/%d %-10s %6.2f s  %6.1f MB\n", round, c.Rounds, w.Name, r.Total,
+			if r.Error != "" {
+				failures[i]++
+				fmt.Fprintf(c.Progress, "round %d/%d %-18s failed: %s\n", round, c.Rounds, w.Name, r.Error)
+				continue
+			}
+			fmt.Fprintf(c.Progress, "round %d/%d %-18s %6.2f s  %6.1f MB\n", round, c.Rounds, w.Name, r.Total,
 				float64(r.LinkBytes)/1e6)
 		}
 	}
 	return results, nil
 }
 
-// once makes one run.
-func (c Config) once(ctx context.Context, w Way) (res Result, err error) {
+// once makes one run. The client's cache is a copy of the directory cacheFrom, and moved to cacheTo afterwards, unless these
+// are "". The round seeds the losses of the links, so that each way of a round has the same.
+func (c Config) once(ctx context.Context, w Way, round int, cacheFrom, cacheTo string) (res Result, err error) {
 	work, err := os.MkdirTemp("", "bench-run-")
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	r := &Run{Dir: filepath.Join(work, "root"), Work: work, Result: Result{Way: w.Name}}
+	r := &Run{Dir: filepath.Join(work, "root"), Work: work, Cache: filepath.Join(work, "cache"), Result: Result{Way: w.Name}}
 	if err := os.Mkdir(r.Dir, 0o755); err != nil {
 		return res, err
 	}
-	if err := prepareCaches(w.Served, c.Warm); err != nil {
+	if err := copyCache(cacheFrom, r.Cache); err != nil {
 		return res, err
 	}
-	links := w.Links
+	if err := prepareCaches(w.served(), slices.Concat(c.Warm, w.Warm)); err != nil {
+		return res, err
+	}
+	links := slices.Clone(w.Links)
 	if len(links) == 0 {
 		links = []link.Params{c.Link}
+	}
+	for i := range links {
+		links[i].Seed += uint64(round * len(links))
 	}
 	if r.Link, err = link.Open(links[0]); err != nil {
 		return res, err
@@ -152,7 +187,7 @@ func (c Config) once(ctx context.Context, w Way) (res Result, err error) {
 	}
 	var servers []*serve.Server
 	if w.Served != "" {
-		root, err := servedDir(r, w.Served)
+		root, err := servedDir(r, w)
 		if err != nil {
 			return res, err
 		}
@@ -167,6 +202,9 @@ func (c Config) once(ctx context.Context, w Way) (res Result, err error) {
 	}
 	if err := c.boot(ctx, w, r, servers); err != nil {
 		return res, err
+	}
+	if cacheTo != "" {
+		return r.Result, os.Rename(r.Cache, cacheTo)
 	}
 	return r.Result, nil
 }
@@ -250,27 +288,35 @@ func (r *Run) countLinks(before []link.Stats) {
 	}
 }
 
-// servedDir makes a directory for web servers that has the file.
-func servedDir(r *Run, file string) (root string, err error) {
-	abs, err := filepath.Abs(file)
-	if err != nil {
-		return "", err
+// served lists all that the way's web server sends.
+func (w Way) served() []string {
+	if w.Served == "" {
+		return nil
 	}
+	return append([]string{w.Served}, w.Beside...)
+}
+
+// servedDir makes a directory for web servers that has the way's files.
+func servedDir(r *Run, w Way) (root string, err error) {
 	root = filepath.Join(r.Work, "www")
+	return root, linkFiles(root, w.served())
+}
+
+// linkFiles makes a directory with links to the files.
+func linkFiles(root string, files []string) error {
 	if err := os.Mkdir(root, 0o755); err != nil {
-		return "", err
+		return err
 	}
-	name := filepath.Base(file)
-	// With what a client finds beside it: the manifest of an image, the chunks of a split pack.
-	for from, to := range map[string]string{abs: name, abs + bpk.ManifestSuffix: name + bpk.ManifestSuffix, filepath.Join(filepath.Dir(abs), "chunks"): "chunks"} {
-		if _, err := os.Stat(from); err != nil && to != name {
-			continue
+	for _, file := range files {
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return err
 		}
-		if err := os.Symlink(from, filepath.Join(root, to)); err != nil {
-			return "", err
+		if err := os.Symlink(abs, filepath.Join(root, filepath.Base(abs))); err != nil {
+			return err
 		}
 	}
-	return root, nil
+	return nil
 }
 
 // serveFile starts a web server at the far end of a link and adds the URL of the file to the run's.

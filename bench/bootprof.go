@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"bootprof/bench/link"
+	"bootprof/imagepack/bpk"
 )
 
 // client is a mounted pack and the daemon behind it.
@@ -25,14 +28,24 @@ type client struct {
 // endTimeout is how long a daemon may live after its directory was unmounted.
 const endTimeout = 15 * time.Second
 
-// Mounted boots from a pack that `bootprof mount` brings over the link. binary is the bootprof to run.
-func Mounted(name, binary, pack string) Way {
+// CacheDir stands for Run.Cache in the arguments of Mounted.
+const CacheDir = "{cache}"
+
+// Mounted boots from a pack, or another form of one, that `bootprof mount` brings over the link. binary is the bootprof to run,
+// args are flags of its mount. What a client finds beside the pack is served, too: the manifest of an image, the chunks of a split pack.
+func Mounted(name, binary, pack string, args ...string) Way {
 	return Way{
 		Name:   name,
 		Served: pack,
+		Beside: besidePack(pack),
+		Warm:   []string{binary},
 		Open: func(ctx context.Context, r *Run) error {
 			r.client = &client{pidfd: -1}
-			state, err := runClient(r, exec.CommandContext(ctx, binary, "mount", r.URL, r.Dir))
+			all := []string{"mount", r.URL, r.Dir}
+			for _, a := range args {
+				all = append(all, strings.ReplaceAll(a, CacheDir, r.Cache))
+			}
+			state, err := runClient(r, exec.CommandContext(ctx, binary, all...))
 			if err != nil {
 				return err
 			}
@@ -43,6 +56,16 @@ func Mounted(name, binary, pack string) Way {
 		Sample: func(ctx context.Context, r *Run) error { return sampleClient(ctx, binary, r) },
 		Close:  closeClient,
 	}
+}
+
+// besidePack lists what a client finds beside a pack, or another form of one.
+func besidePack(pack string) (beside []string) {
+	for _, f := range []string{pack + bpk.ManifestSuffix, filepath.Join(filepath.Dir(pack), "chunks")} {
+		if _, err := os.Stat(f); err == nil {
+			beside = append(beside, f)
+		}
+	}
+	return beside
 }
 
 // status is what the bench needs of `bootprof status DIR --json`.
@@ -90,7 +113,7 @@ func sampleClient(ctx context.Context, binary string, r *Run) error {
 func closeClient(r *Run) error {
 	c := r.client
 	if c == nil || !c.mountOK {
-		return unmountIfMounted(r.Dir)
+		return UnmountIfMounted(r.Dir)
 	}
 	err := unmount(r.Dir)
 	if c.pidfd >= 0 {

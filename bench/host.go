@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,19 +15,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/bench/link"
 )
 
-// prepareCaches empties the page cache and then loads what is not to be measured: the host's programs and the file
-// that the web server sends.
-func prepareCaches(served string, programs []string) error {
+// prepareCaches empties the page cache and then loads what is not to be measured: the host's programs and the files and
+// directories that the web server sends.
+func prepareCaches(served, programs []string) error {
 	unix.Sync()
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		return fmt.Errorf("dropping the page cache: %w", err)
 	}
-	files := []string{"/proc/self/exe"}
-	if served != "" {
-		files = append(files, served)
-	}
+	files := append([]string{"/proc/self/exe"}, served...)
 	for _, name := range programs {
 		path, err := exec.LookPath(name)
 		if err != nil {
@@ -36,7 +37,13 @@ func prepareCaches(served string, programs []string) error {
 		_ = exec.Command(path, "--version").Run()
 	}
 	for _, f := range files {
-		if err := readAll(f); err != nil {
+		err := filepath.WalkDir(f, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			return readAll(path)
+		})
+		if err != nil {
 			return fmt.Errorf("loading %s into the page cache: %w", f, err)
 		}
 	}
@@ -157,3 +164,17 @@ func (r *Report) Describe() {
 		r.Machine = fmt.Sprintf("%s, %d cpus, %.0f GiB", unix.ByteSliceToString(u.Machine[:]), runtime.NumCPU(), gib)
 	}
 }
+
+// CheckLink measures an idle link; one that is not what it says would make every figure wrong.
+func CheckLink(ctx context.Context, p link.Params) (link.CheckResult, error) {
+	l, err := link.Open(p)
+	if err != nil {
+		return link.CheckResult{}, err
+	}
+	defer l.Close()
+	r, err := l.Check(ctx, max(2*time.Second, 60*p.RTT))
+	return r, errors.Join(err, r.Err())
+}
+
+// WarmFile reads a file into the page cache.
+func WarmFile(path string) error { return readAll(path) }

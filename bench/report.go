@@ -2,8 +2,11 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -43,6 +46,8 @@ type Summary struct {
 	LinkCPU   float64 `json:"link_cpu_s"`
 	Misses    int64   `json:"misses"`
 	HasMisses bool    `json:"has_misses"`
+	Failures  int     `json:"failures,omitempty"` // runs that failed; no figure counts them
+	Error     string  `json:"error,omitempty"`    // of the last run that failed
 }
 
 // Summarize computes the medians, in the order in which the ways first appear. Ratios are to the way named baseline.
@@ -57,10 +62,23 @@ func Summarize(results []Result, baseline string) []Summary {
 	}
 	var sums []Summary
 	for _, name := range names {
-		runs := byWay[name]
+		s := Summary{Way: name}
+		var runs []Result
+		for _, r := range byWay[name] {
+			if r.Error != "" {
+				s.Failures++
+				s.Error = r.Error
+				continue
+			}
+			runs = append(runs, r)
+		}
+		if len(runs) == 0 {
+			sums = append(sums, s)
+			continue
+		}
 		total := sorted(runs, func(r Result) float64 { return r.Total })
-		s := Summary{
-			Way: name, Runs: len(runs),
+		s = Summary{
+			Way: name, Runs: len(runs), Failures: s.Failures, Error: s.Error,
 			Total: median(total), TotalMin: total[0], TotalMax: total[len(total)-1],
 			Ready:     median(sorted(runs, func(r Result) float64 { return r.Ready })),
 			LinkBytes: int64(median(sorted(runs, func(r Result) float64 { return float64(r.LinkBytes) }))),
@@ -154,8 +172,8 @@ func (r Report) boundNotes() []string {
 	return notes
 }
 
-// notes are the lines below the table.
-func (r Report) notes() []string {
+// Notes are the lines below the table.
+func (r Report) Notes() []string {
 	var notes []string
 	if r.Bound != nil {
 		notes = append(notes, r.boundNotes()...)
@@ -195,7 +213,7 @@ func (r Report) WriteText(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, strings.Join(r.notes(), "\n"))
+	_, err := fmt.Fprintln(w, strings.Join(r.Notes(), "\n"))
 	return err
 }
 
@@ -213,7 +231,7 @@ func (r Report) WriteMarkdown(w io.Writer) error {
 		line(row)
 	}
 	b.WriteString("\n")
-	for _, n := range r.notes() {
+	for _, n := range r.Notes() {
 		fmt.Fprintf(&b, "- %s\n", n)
 	}
 	_, err := io.WriteString(w, b.String())
@@ -225,4 +243,20 @@ func (r Report) WriteJSON(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(r)
+}
+
+// WriteFile writes a result file, whole or not at all. "" is no file.
+func WriteFile(name string, write func(io.Writer) error) error {
+	if name == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".tmp*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }

@@ -27,7 +27,7 @@ func Local(name, image string) Way {
 			}
 			return mount("-o", "loop,ro", own, r.Dir)
 		},
-		Close: func(r *Run) error { return unmountIfMounted(r.Dir) },
+		Close: func(r *Run) error { return UnmountIfMounted(r.Dir) },
 	}
 }
 
@@ -37,6 +37,7 @@ func FetchAll(name, image string) Way {
 	return Way{
 		Name:   name,
 		Served: image,
+		Warm:   []string{"curl"},
 		Open: func(ctx context.Context, r *Run) error {
 			memory := filepath.Join(r.Work, "memory")
 			if err := os.Mkdir(memory, 0o755); err != nil {
@@ -57,7 +58,7 @@ func FetchAll(name, image string) Way {
 			return mount("-o", "loop,ro", own, r.Dir)
 		},
 		Close: func(r *Run) error {
-			return errors.Join(unmountIfMounted(r.Dir), unmountIfMounted(filepath.Join(r.Work, "memory")))
+			return errors.Join(UnmountIfMounted(r.Dir), UnmountIfMounted(filepath.Join(r.Work, "memory")))
 		},
 	}
 }
@@ -82,8 +83,8 @@ func runClient(r *Run, cmd *exec.Cmd) (*os.ProcessState, error) {
 	return cmd.ProcessState, nil
 }
 
-// unmountIfMounted unmounts dir unless Open did not come as far as to mount it.
-func unmountIfMounted(dir string) error {
+// UnmountIfMounted unmounts dir unless Open did not come as far as to mount it.
+func UnmountIfMounted(dir string) error {
 	var here, above syscall.Stat_t
 	if err := syscall.Stat(dir, &here); errors.Is(err, syscall.ENOENT) {
 		return nil

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -18,31 +21,61 @@ type CheckResult struct {
 	WantBits    float64       // what the bandwidth leaves for TCP payload
 	RTT         time.Duration // lower quartile of small datagrams on the idle link
 	WantRTT     time.Duration
-	CPU         time.Duration // of the emulator, per second of full load
-	Late        time.Duration // the most that a packet came out after its time
+	CPU         time.Duration    // of the emulator, per second of full load
+	Late        time.Duration    // the most that a packet came out after its time
+	SlowStart   []SlowStartRound // of a fresh connection; nil where round trips are too short to tell
+	WantLoss    float64          // Params.Loss
+	Loss        float64          // share of the packets that were lost by it, while the throughput was measured
+	Packets     int64            // of which that is the share
+	MathisBits  float64          // what theory expects of the connections with which the throughput was measured
 }
 
-// What a good link keeps to; a lossy one is not held to its goodput.
+// What a good link keeps to. A lossy one is not held to goodput and slow start, which a lost packet changes, but to the
+// share of its losses.
 const (
-	minGoodput  = 0.93
-	maxRTTError = time.Millisecond
+	minGoodput        = 0.93
+	maxRTTError       = time.Millisecond
+	maxSlowStartError = 0.25 // of the segments of a round, for two acknowledgements that come in one piece
 )
 
 // Err says what is wrong, nil if nothing is.
-func (r CheckResult) Err(loss float64) error {
+func (r CheckResult) Err() error {
 	var errs []error
-	if loss == 0 && r.GoodputBits < minGoodput*r.WantBits {
+	if r.WantLoss == 0 && r.GoodputBits < minGoodput*r.WantBits {
 		errs = append(errs, fmt.Errorf("link carries %.1f Mbit/s of TCP payload, want %.1f", r.GoodputBits/1e6, r.WantBits/1e6))
 	}
 	if d := r.RTT - r.WantRTT; d > maxRTTError || d < -maxRTTError {
 		errs = append(errs, fmt.Errorf("link has a round trip of %v, want %v", r.RTT, r.WantRTT))
 	}
+	for i, round := range r.SlowStart {
+		if off := math.Abs(float64(round.Got-round.Want)) / float64(round.Want); r.WantLoss == 0 && off > maxSlowStartError {
+			errs = append(errs, fmt.Errorf("link brings %d segments in %d round trips of slow start, want %d", round.Got, i+1, round.Want))
+		}
+	}
+	if d := math.Abs(r.Loss - r.WantLoss); d > lossTolerance(r.WantLoss, r.Packets) {
+		errs = append(errs, fmt.Errorf("link loses %.3f %% of %d packets, want %.3f %%", r.Loss*100, r.Packets, r.WantLoss*100))
+	}
 	return errors.Join(errs...)
 }
 
 func (r CheckResult) String() string {
-	return fmt.Sprintf("%.1f Mbit/s of %.1f Mbit/s TCP payload, round trip %.2f ms of %.2f ms, emulator %.0f %% of a core, %d packets dropped, none more than %.1f ms late",
-		r.GoodputBits/1e6, r.WantBits/1e6, r.RTT.Seconds()*1e3, r.WantRTT.Seconds()*1e3, r.CPU.Seconds()*100, r.Dropped, r.Late.Seconds()*1e3)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%.1f Mbit/s of %.1f Mbit/s TCP payload", r.GoodputBits/1e6, r.WantBits/1e6)
+	if r.WantLoss > 0 {
+		fmt.Fprintf(&b, " (%d connections with %.2f %% of %d packets lost; Mathis: %.1f Mbit/s)", checkConnections, r.Loss*100,
+			r.Packets, r.MathisBits/1e6)
+	}
+	fmt.Fprintf(&b, ", round trip %.2f ms of %.2f ms", r.RTT.Seconds()*1e3, r.WantRTT.Seconds()*1e3)
+	if len(r.SlowStart) > 0 {
+		var got, want []string
+		for _, round := range r.SlowStart {
+			got, want = append(got, strconv.Itoa(round.Got)), append(want, strconv.Itoa(round.Want))
+		}
+		fmt.Fprintf(&b, ", slow start brings %s segments of %s by the end of its round trips", strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+	fmt.Fprintf(&b, ", emulator %.0f %% of a core, %d packets dropped, none more than %.1f ms late", r.CPU.Seconds()*100, r.Dropped,
+		r.Late.Seconds()*1e3)
+	return b.String()
 }
 
 // checkAttempts is how often the link may be measured before it is called bad: on a busy machine it is the measurement
@@ -54,7 +87,7 @@ const checkAttempts = 3
 func (l *Link) Check(ctx context.Context, length time.Duration) (r CheckResult, err error) {
 	defer HoldGC()()
 	for range checkAttempts {
-		if r, err = l.checkOnce(ctx, length); err != nil || r.Err(l.Params.Loss) == nil {
+		if r, err = l.checkOnce(ctx, length); err != nil || r.Err() == nil {
 			break
 		}
 	}
@@ -66,9 +99,12 @@ func (l *Link) checkOnce(ctx context.Context, length time.Duration) (CheckResult
 	if err != nil {
 		return CheckResult{}, fmt.Errorf("measuring the link's round trip: %w", err)
 	}
-	// 40 bytes of headers and 12 of the time stamp option go with each segment.
-	payload := float64(l.Params.MTU-52) / float64(l.Params.MTU)
-	r := CheckResult{RTT: rtt, WantRTT: l.Params.RTT, WantBits: float64(l.Params.Bits) * payload}
+	payload := float64(l.Params.MSS()) / float64(l.Params.MTU)
+	r := CheckResult{RTT: rtt, WantRTT: l.Params.RTT, WantBits: float64(l.Params.Bits) * payload, WantLoss: l.Params.Loss}
+	r.MathisBits = min(r.WantBits, checkConnections*l.Params.MathisBits())
+	if r.SlowStart, err = l.checkSlowStart(ctx); err != nil {
+		return r, fmt.Errorf("measuring the link's slow start: %w", err)
+	}
 	if err := l.checkGoodput(ctx, length, &r); err != nil {
 		return r, fmt.Errorf("measuring the link's throughput: %w", err)
 	}
@@ -203,6 +239,9 @@ func (l *Link) checkGoodput(ctx context.Context, length time.Duration, r *CheckR
 	r.LinkBits = float64(used.Down.Bytes) * 8 / took
 	r.Late = used.Late
 	r.Dropped = used.Down.Dropped
+	lost := used.Down.Lost + used.Up.Lost
+	r.Packets = lost + used.Down.Packets + used.Up.Packets
+	r.Loss = float64(lost) / float64(max(1, r.Packets))
 	r.CPU = time.Duration(float64(used.CPU) / took)
 	return nil
 }

@@ -57,7 +57,7 @@ type Stats struct {
 type Counters struct {
 	Bytes, Packets int64 // that came out at the far end
 	Dropped        int64 // packets that found the queue full
-	Lost           int64 // packets lost by Params.Loss
+	Lost           int64 // packets lost by Params.Loss or SetDown
 }
 
 // Sub returns what was counted since the earlier snapshot.
@@ -183,6 +183,12 @@ func setCongestion(l *Link) (string, error) {
 		}
 	}
 	return wantCongestion, nil
+}
+
+// SetDown cuts the line, or mends it. While it is cut all packets are lost, both ways, and counted in Counters.Lost.
+func (l *Link) SetDown(down bool) {
+	l.down.down.Store(down)
+	l.up.down.Store(down)
 }
 
 // Stats returns a snapshot.

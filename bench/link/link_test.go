@@ -145,7 +145,7 @@ func TestThroughputAndRTT(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Log(r)
-			if err := r.Err(0); err != nil {
+			if err := r.Err(); err != nil {
 				t.Error(err)
 			}
 			if bits := float64(l.Params.Bits); r.LinkBits > bits*1.03 || r.LinkBits < bits*0.95 {
@@ -211,6 +211,43 @@ func TestLoss(t *testing.T) {
 	}
 	if c := l.Stats().Up; c.Lost != int64(sent-got) || c.Dropped != 0 || c.Packets != int64(got) {
 		t.Errorf("%d packets arrived, counters say %+v", got, c)
+	}
+}
+
+// TestSetDown cuts the line and mends it.
+func TestSetDown(t *testing.T) {
+	l := open(t, "100mbit/2ms")
+	if _, err := l.checkRTT(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.SetDown(true)
+	before := l.Stats().Up
+	if err := l.Client.Do(func() error {
+		near, err := net.Dial("udp4", l.ServerIP+":9")
+		if err != nil {
+			return err
+		}
+		defer near.Close()
+		for range 5 {
+			_, _ = near.Write(make([]byte, 100))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for l.Stats().Up.Lost-before.Lost < 5 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", l.Stats().Up.sub(before))
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if c := l.Stats().Up.sub(before); c.Packets != 0 {
+		t.Errorf("%d packets passed a line that is cut", c.Packets)
+	}
+	l.SetDown(false)
+	if _, err := l.checkRTT(t.Context()); err != nil {
+		t.Errorf("after the line was mended: %v", err)
 	}
 }
 

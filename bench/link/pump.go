@@ -27,6 +27,8 @@ type pump struct {
 	lineEnd  time.Duration // when the meter is free again
 	dice     *rand.Rand
 
+	down atomic.Bool // the line is cut: whatever would come out of it is lost
+
 	bytes, packets, dropped, lost atomic.Int64
 	late                          atomic.Int64 // nanoseconds, the most so far
 	tid                           atomic.Int64 // of the thread, 0 once it has ended
@@ -147,7 +149,9 @@ func (p *pump) sendOut(now time.Duration) (next time.Duration) {
 			p.late.Store(late)
 		}
 		// A device that is down or full loses the packet, as a receiver's would.
-		if writeFD(p.dst, packet) == 0 {
+		if p.down.Load() {
+			p.lost.Add(1)
+		} else if writeFD(p.dst, packet) == 0 {
 			p.packets.Add(1)
 			p.bytes.Add(int64(len(packet)))
 		} else {

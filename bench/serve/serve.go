@@ -47,10 +47,13 @@ func (o *Options) listen(addr string) string {
 	return fmt.Sprintf("%s ssl;\n    ssl_certificate %s;\n    ssl_certificate_key %s", addr, o.TLS.CertFile, o.TLS.KeyFile)
 }
 
-// A Server is a running nginx. Close ends it. Safe for concurrent use.
+// A Server is a running nginx. Close ends it. Safe for concurrent use, but for Kill and Restart.
 type Server struct {
 	dir    string // configuration, log, pid file
 	addr   string
+	args   []string
+	start  func(*exec.Cmd) error
+	probe  func() error
 	cmd    *exec.Cmd
 	exited chan error // gets the result of Wait once
 	said   bytes.Buffer
@@ -82,10 +85,17 @@ http {
   fastcgi_temp_path %[1]s/fastcgi;
   uwsgi_temp_path %[1]s/uwsgi;
   scgi_temp_path %[1]s/scgi;
+  map $http_range $accept_ranges {
+    default bytes;
+    "" "";
+  }
   server {
     listen %[2]s;
     root %[3]s;
-    autoindex off;
+    # Not needed by bootprof: rclone looks at listings; httpfs2 and httpdirfs refuse a server whose answers with a range do
+    # not say that it gives ranges, as nginx's do not by themselves.
+    autoindex on;
+    add_header Accept-Ranges $accept_ranges;
   }
 }
 `
@@ -106,7 +116,7 @@ func Start(o Options) (*Server, error) {
 	if o.Port == 0 {
 		o.Port = defaultPort
 	}
-	s := &Server{addr: net.JoinHostPort(o.Addr, strconv.Itoa(o.Port)), exited: make(chan error, 1)}
+	s := &Server{addr: net.JoinHostPort(o.Addr, strconv.Itoa(o.Port))}
 	if s.dir, err = os.MkdirTemp("", "bench-serve-"); err != nil {
 		return nil, err
 	}
@@ -115,20 +125,13 @@ func Start(o Options) (*Server, error) {
 		os.RemoveAll(s.dir)
 		return nil, err
 	}
-	s.cmd = exec.Command(nginx, "-p", s.dir, "-c", conf, "-e", filepath.Join(s.dir, "error.log"))
-	s.cmd.Stdout, s.cmd.Stderr = &s.said, &s.said
-	start := o.Start
-	if start == nil {
-		start = (*exec.Cmd).Start
+	s.start = o.Start
+	if s.start == nil {
+		s.start = (*exec.Cmd).Start
 	}
-	if err := start(s.cmd); err != nil {
-		os.RemoveAll(s.dir)
-		return nil, fmt.Errorf("starting %s: %w", nginx, err)
-	}
-	go func() { s.exited <- s.cmd.Wait() }()
-	probe := o.Probe
-	if probe == nil {
-		probe = func() error {
+	s.probe = o.Probe
+	if s.probe == nil {
+		s.probe = func() error {
 			conn, err := net.DialTimeout("tcp", s.addr, time.Second)
 			if err == nil {
 				conn.Close()
@@ -136,10 +139,38 @@ func Start(o Options) (*Server, error) {
 			return err
 		}
 	}
-	if err := s.awaitAnswer(probe); err != nil {
-		return nil, errors.Join(err, s.Close())
+	s.args = []string{nginx, "-p", s.dir, "-c", conf, "-e", filepath.Join(s.dir, "error.log")}
+	if err := s.Restart(); err != nil {
+		os.RemoveAll(s.dir)
+		return nil, err
 	}
 	return s, nil
+}
+
+// Restart starts nginx again after Kill, on the same address, and returns when it answers.
+func (s *Server) Restart() error {
+	s.cmd, s.exited = exec.Command(s.args[0], s.args[1:]...), make(chan error, 1)
+	s.said.Reset()
+	s.cmd.Stdout, s.cmd.Stderr = &s.said, &s.said
+	if err := s.start(s.cmd); err != nil {
+		return fmt.Errorf("starting %s: %w", s.args[0], err)
+	}
+	cmd, exited := s.cmd, s.exited
+	go func() { exited <- cmd.Wait() }()
+	if err := s.awaitAnswer(s.probe); err != nil {
+		return errors.Join(err, s.end())
+	}
+	return nil
+}
+
+// Kill ends nginx at once: connections are reset, and new ones refused until Restart. Its log stays.
+func (s *Server) Kill() error {
+	if err := s.signalAll(syscall.SIGKILL); err != nil {
+		return err
+	}
+	<-s.exited
+	s.exited <- nil // for Close
+	return nil
 }
 
 func (s *Server) awaitAnswer(probe func() error) error {
@@ -177,8 +208,36 @@ func findNginx() (string, error) {
 // URL is that of a file below Root.
 func (s *Server) URL(name string) string { return "http://" + s.addr + "/" + name }
 
+// Freeze stops nginx in the middle of whatever it does: connections stay, and nothing comes. Thaw lets it go on.
+func (s *Server) Freeze() error { return s.signalAll(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (s *Server) Thaw() error { return s.signalAll(syscall.SIGCONT) }
+
+// signalAll signals the master process and then its workers: a master that sees a worker end starts another one.
+func (s *Server) signalAll(sig syscall.Signal) error {
+	pid := s.cmd.Process.Pid
+	workers, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return fmt.Errorf("listing nginx's workers: %w", err)
+	}
+	for _, field := range append([]string{strconv.Itoa(pid)}, strings.Fields(string(workers))...) {
+		child, err := strconv.Atoi(field)
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(child, sig); err != nil {
+			return fmt.Errorf("signalling nginx %d: %w", child, err)
+		}
+	}
+	return nil
+}
+
 // Close ends nginx and removes what it wrote.
-func (s *Server) Close() error {
+func (s *Server) Close() error { return errors.Join(s.end(), os.RemoveAll(s.dir)) }
+
+// end ends nginx.
+func (s *Server) end() error {
 	// QUIT would wait for clients that keep their connections open.
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("ending nginx: %w", err)
@@ -189,5 +248,5 @@ func (s *Server) Close() error {
 		_ = s.cmd.Process.Kill()
 		<-s.exited
 	}
-	return os.RemoveAll(s.dir)
+	return nil
 }

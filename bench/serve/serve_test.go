@@ -127,3 +127,47 @@ func FuzzParseLine(f *testing.F) {
 		}
 	})
 }
+
+// TestFreezeKillRestart looks at a server that is frozen, then killed, from a client's side.
+func TestFreezeKillRestart(t *testing.T) {
+	if _, err := findNginx(); err != nil {
+		t.Skip(err)
+	}
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "f"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Start(Options{Root: root, Addr: "127.0.0.1", Port: 18475})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func() error {
+		resp, err := client.Get(s.URL("f"))
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	steps := []struct {
+		name string
+		do   func() error
+		bad  string // part of the error that a client gets; "" for none
+	}{
+		{"started", func() error { return nil }, ""},
+		{"frozen", s.Freeze, "exceeded"},
+		{"thawed", s.Thaw, ""},
+		{"killed", s.Kill, "refused"},
+		{"started again", s.Restart, ""},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		err := get()
+		if step.bad == "" && err != nil || step.bad != "" && (err == nil || !strings.Contains(err.Error(), step.bad)) {
+			t.Errorf("%s: %v, want %q", step.name, err, step.bad)
+		}
+	}
+}

@@ -13,10 +13,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -101,7 +99,6 @@ func run(ctx context.Context, f flags) error {
 		way := bench.FetchAll("fetch-all", f.fetch)
 		way.Rounds = f.fetchRounds
 		c.Ways = append(c.Ways, way)
-		c.Warm = append(c.Warm, "curl")
 	}
 	if f.plainPack != "" {
 		c.Ways = append(c.Ways, bench.Mounted("on-demand", f.bootprof, f.plainPack))
@@ -113,9 +110,6 @@ func run(ctx context.Context, f flags) error {
 		way := bench.Mounted("mirrors", f.bootprof, f.pack)
 		way.Links = f.mirrors
 		c.Ways = append(c.Ways, way)
-	}
-	if f.pack != "" || f.plainPack != "" {
-		c.Warm = append(c.Warm, f.bootprof)
 	}
 	if len(c.Ways) == 0 {
 		return errors.New("nothing to measure: give --local, --fetch, --plain-pack or --pack")
@@ -135,8 +129,8 @@ func run(ctx context.Context, f flags) error {
 			report.Bound = &bound
 		}
 	}
-	return errors.Join(err, report.WriteText(os.Stdout), writeFile(f.markdown, report.WriteMarkdown),
-		writeFile(f.json, report.WriteJSON))
+	return errors.Join(err, report.WriteText(os.Stdout), bench.WriteFile(f.markdown, report.WriteMarkdown),
+		bench.WriteFile(f.json, report.WriteJSON))
 }
 
 // localTime is the median boot from local disk, 0 if that was not measured.
@@ -147,34 +141,9 @@ func localTime(f flags, ways []bench.Summary) time.Duration {
 	return time.Duration(ways[0].Total * float64(time.Second)).Round(time.Millisecond)
 }
 
-// checkLink measures an idle link; one that is not what it says would make every figure wrong.
+// checkLink measures the link before anything else.
 func checkLink(ctx context.Context, p link.Params) (link.CheckResult, error) {
-	l, err := link.Open(p)
-	if err != nil {
-		return link.CheckResult{}, err
-	}
-	defer l.Close()
-	fmt.Fprintln(os.Stderr, "link", l)
-	r, err := l.Check(ctx, max(2*time.Second, 60*p.RTT))
-	if err != nil {
-		return r, err
-	}
-	fmt.Fprintln(os.Stderr, "link check:", r)
-	return r, r.Err(p.Loss)
-}
-
-// writeFile writes a result file, whole or not at all.
-func writeFile(name string, write func(io.Writer) error) error {
-	if name == "" {
-		return nil
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".tmp*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	r, err := bench.CheckLink(ctx, p)
+	fmt.Fprintf(os.Stderr, "link %v\nlink check: %v\n", p, r)
+	return r, err
 }
