@@ -48,6 +48,10 @@ type Overlay struct {
 	Release   string        // of that kernel, as uname -r prints it; must be set if Modules are
 }
 
+// HelperModules go first: libcrc32c, which EROFS needs, asks for them by calling modprobe, and a stock initrd may lack them. A kernel may
+// have none of them.
+var HelperModules = []string{"crc32c_generic"}
+
 // BootModules are the kernel modules that a boot wants from an overlay. The last one is for squashfs images.
 var BootModules = []string{"fuse", "loop", "overlay", "erofs", "squashfs"}
 

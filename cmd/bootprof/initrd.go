@@ -120,9 +120,11 @@ func (j *initrdJob) overlay() (*initramfs.Overlay, error) {
 	if j.modules != "" {
 		o.Release = filepath.Base(filepath.Clean(j.modules))
 		var missing []string
-		if o.Modules, missing, err = kmod.Load(os.DirFS(j.modules), initramfs.BootModules); err != nil {
+		names := slices.Concat(initramfs.HelperModules, initramfs.BootModules)
+		if o.Modules, missing, err = kmod.Load(os.DirFS(j.modules), names); err != nil {
 			return nil, &imagepack.InputError{Path: j.modules, Err: err}
 		}
+		missing = slices.DeleteFunc(missing, func(name string) bool { return slices.Contains(initramfs.HelperModules, name) })
 		if len(missing) > 0 {
 			return nil, &imagepack.InputError{Path: j.modules, Err: fmt.Errorf("the kernel has no module %s", strings.Join(missing, ", "))}
 		}
