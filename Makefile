@@ -1,9 +1,13 @@
 # make demo        everything: set-up, a Debian 12 root, recorded boots, packs, and the table of boots
 # make demo-large  the same with an image of more than 1 GB that starts real services
+# make demo-vm     the flow in virtual machines: recorded in QEMU, booted from the pack over HTTP, against fetch-all
 # make test        set-up and all tests
 # make build       the binaries, in build/
+# make test-vm     machines that boot over http in QEMU; RUN=REGEX chooses some
 # make fuzz        every fuzzer for FUZZTIME (60s)
 # make soak        random reads through mounts whose servers fail all the time, for SOAK (10m); as root
+# make install     into DESTDIR: the programs, and the scripts for initramfs-tools, dracut and mkinitcpio
+# make deb         the same as a Debian package, in build/
 # make bench       bootprof side by side with everything a user could pick instead, less than an hour; bench/results
 # make bench-quick the same in eight minutes, with fewer of them
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
@@ -15,16 +19,12 @@ SOAK ?= 10m
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export BUILD FUZZTIME
 
-# The boot binary has to be small: packages whose speed no boot feels are compiled without inlining, which takes 100 KB (4 %)
-# off what it adds to an initrd.
-SMALL = $(foreach p,net/http net/http/internal/... net/textproto net/url mime crypto/tls crypto/x509 encoding/json encoding/asn1 log/slog flag \
-	vendor/golang.org/x/net/idna vendor/golang.org/x/text/unicode/norm vendor/golang.org/x/text/unicode/bidi,-gcflags=$(p)=-l)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 # In the boot binary, code is not copied into its callers (inlined) where speed does not matter: 0.2 MB under xz -9.
 SMALL = $(foreach p,net/... crypto/... vendor/... encoding/... math/big fmt reflect time os/... mime/... log/...,-gcflags=$(p)=-l)
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large test fuzz soak bench bench-quick bench-pack setup clean
+.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench bench-quick bench-pack setup install deb clean
 
 all: build
 
@@ -48,8 +48,14 @@ demo:
 demo-large:
 	scripts/demo.sh large
 
+demo-vm:
+	scripts/demo-vm.sh
+
 test:
 	scripts/test.sh
+
+test-vm:
+	scripts/test-vm.sh $(RUN)
 
 fuzz:
 	scripts/fuzz.sh
@@ -65,6 +71,23 @@ bench-quick:
 
 bench-pack:
 	scripts/bench-pack.sh
+
+# What a distribution's package has. The scripts are read by initramfs-tools, dracut and mkinitcpio only.
+install: build
+	install -D -m 755 $(BUILD)/bootprof $(BUILD)/bootprof-mount -t $(DESTDIR)/usr/bin
+	install -D -m 644 initramfs/boot.sh -t $(DESTDIR)/usr/lib/bootprof
+	install -D -m 644 initramfs/initramfs-tools/conf.d/bootprof $(DESTDIR)/usr/lib/bootprof/initramfs-tools.conf
+	install -D -m 755 initramfs/initramfs-tools/hooks/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/hooks
+	install -D -m 644 initramfs/initramfs-tools/scripts/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts
+	install -D -m 755 initramfs/initramfs-tools/scripts/init-premount/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts/init-premount
+	install -D -m 755 initramfs/dracut/50bootprof/*.sh -t $(DESTDIR)/usr/lib/dracut/modules.d/50bootprof
+	install -D -m 644 initramfs/mkinitcpio/install/bootprof -t $(DESTDIR)/usr/lib/initcpio/install
+	install -D -m 644 initramfs/mkinitcpio/hooks/bootprof -t $(DESTDIR)/usr/lib/initcpio/hooks
+	install -D -m 644 README.md docs/*.md -t $(DESTDIR)/usr/share/doc/bootprof
+	install -D -m 644 LICENSE $(DESTDIR)/usr/share/doc/bootprof/copyright
+
+deb: build
+	scripts/make-deb.sh $(BUILD)
 
 clean:
 	rm -rf $(BUILD)

@@ -37,14 +37,14 @@ func hints(r *Report) []string {
 		switch {
 		case run.Pages == 0:
 			add("%s touched nothing: leave it out or record it again", run.Name)
-		case run.Ended == "interrupted" || strings.HasPrefix(run.Ended, "exit ") && run.Ended != "exit 0":
+		case run.Ended == "interrupted" || run.Ended == "failed" || strings.HasPrefix(run.Ended, "exit ") && run.Ended != "exit 0":
 			add("%s ended by %q: was the boot through by then?", run.Name, run.Ended)
 		case run.CPUSeconds > slowRun*r.CPUSeconds && r.CPUSeconds > 0:
 			add("%s took %.1f times the median: the machine was busy, record it again", run.Name, run.CPUSeconds/r.CPUSeconds)
 		}
 	}
 	if n := countUnmarked(r.PerRun); n > 0 {
-		add("%s no mark \"until\": the boot is taken to last until the end of recording", has(n, len(r.PerRun)))
+		add("%s no mark \"until\" or \"login\": the boot is taken to last until the end of recording", has(n, len(r.PerRun)))
 	}
 	switch {
 	case r.Runs == 1:

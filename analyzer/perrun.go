@@ -9,13 +9,13 @@ import (
 	"bootprof/profiles"
 )
 
-// until returns the CPU time of the boot: the mark "until", else the mark "end", else the end of recording,
-// else the last touch. The second result tells whether it was the mark "until".
+// until returns the CPU time of the boot: the mark "until" or "login", else the mark "end", else the end of recording,
+// else the last touch. The second result tells whether it was a mark of the boot's end.
 func until(r *profiles.Run) (time.Duration, bool) {
-	for _, name := range []string{"until", "end"} {
+	for _, name := range []string{"until", "login", "end"} {
 		for _, m := range r.Marks {
 			if m.Name == name && m.At > 0 && m.At <= maxTime {
-				return m.At, name == "until"
+				return m.At, name != "end"
 			}
 		}
 	}

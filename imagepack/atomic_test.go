@@ -203,8 +203,9 @@ func TestWriteKilled(t *testing.T) {
 func TestCheckFrame(t *testing.T) {
 	image := mixedPages(1, 40)
 	ranges := []bpk.Range{{Page: 3, Pages: 10}, {Page: 1, Pages: 1}, {Page: 20, Pages: 20}}
-	encode := func() (zoneFrame, []byte) {
-		f, err := encodeFrame(newMemImage(image), ranges, []int{4, 8, 16, 3}, zopt.Fast)
+	encode := func() (zoneFrame, [][32]byte) {
+		sizes := []int{4, 8, 16, 3}
+		f, err := encodeFrame(newMemImage(image), ranges, sizes, zopt.Fast)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,22 +213,22 @@ func TestCheckFrame(t *testing.T) {
 		for _, r := range ranges {
 			plain = append(plain, image[r.Page*page:(r.Page+r.Pages)*page]...)
 		}
-		return f, plain
+		return f, chunkSums(plain, sizes)
 	}
-	f, plain := encode()
-	if err := checkFrame(f, ranges, plain); err != nil {
+	f, sums := encode()
+	if err := checkFrame(f, ranges, sums); err != nil {
 		t.Fatal(err)
 	}
-	for name, harm := range map[string]func(*zoneFrame, []byte){
-		"another byte":      func(_ *zoneFrame, p []byte) { p[9*page+77]++ },
-		"filter not undone": func(f *zoneFrame, _ []byte) { f.filter ^= bpk.FilterX86 },
-		"damaged chunk":     func(f *zoneFrame, _ []byte) { f.chunks[1].stored = f.chunks[1].stored[:5] },
-		"chunk lost":        func(f *zoneFrame, _ []byte) { f.chunks = f.chunks[:3] },
-		"no chunk":          func(f *zoneFrame, _ []byte) { f.chunks = nil },
+	for name, harm := range map[string]func(*zoneFrame, [][32]byte){
+		"another byte":      func(_ *zoneFrame, sums [][32]byte) { sums[1][7]++ },
+		"filter not undone": func(f *zoneFrame, _ [][32]byte) { f.filter ^= bpk.FilterX86 },
+		"damaged chunk":     func(f *zoneFrame, _ [][32]byte) { f.chunks[1].stored = f.chunks[1].stored[:5] },
+		"chunk lost":        func(f *zoneFrame, _ [][32]byte) { f.chunks = f.chunks[:3] },
+		"no chunk":          func(f *zoneFrame, _ [][32]byte) { f.chunks = nil },
 	} {
-		f, plain := encode()
-		harm(&f, plain)
-		if err := checkFrame(f, ranges, plain); err == nil || !strings.HasPrefix(err.Error(), "BUG:") {
+		f, sums := encode()
+		harm(&f, sums)
+		if err := checkFrame(f, ranges, sums); err == nil || !strings.HasPrefix(err.Error(), "BUG:") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -18,22 +18,15 @@ var errChanged = errors.New("the input changed while it was packed: its SHA-256 
 // packBody reads the image once, in order, compresses the chunks of the plan in parallel, and hands their
 // stored bytes to write in order. It returns the chunks' index entries and the SHA-256 of the image.
 //
-// Goroutines: one reads and hashes, opts.Workers compress, the caller's writes. Memory is bounded by the
-// jobs in flight: four chunks of at most 1 MiB, twice, per worker.
-func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []bpk.Range, write func([]byte) (int64, error)) ([]bpk.Entry, [32]byte, error) {
+// Goroutines: one reads and hashes, w.plan.early compress, and w.plan.body once zoneDone is closed, the caller's writes.
+// Memory is bounded by the jobs in flight: four chunks of at most 1 MiB, twice, per worker.
+func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []bpk.Range, zoneDone <-chan struct{}, write func([]byte) (int64, error)) ([]bpk.Entry, [32]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer func() {
 		cancel()
 		running.Wait() // nobody reads the image or encodes after the return
 	}()
-	encoders := make([]chunkEncoder, w.opts.Workers)
-	for i := range encoders {
-		var err error
-		if encoders[i], err = newChunkEncoder(w.opts.BodyLevel); err != nil {
-			return nil, [32]byte{}, err
-		}
-	}
 	type job struct {
 		data   []byte // the chunk's cold pages
 		stored []byte
@@ -42,8 +35,8 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 		err    error
 		ready  chan struct{}
 	}
-	order := make(chan *job, 4*w.opts.Workers)
-	work := make(chan *job, 4*w.opts.Workers)
+	order := make(chan *job, 4*w.plan.body)
+	work := make(chan *job, 4*w.plan.body)
 	image := sha256.New()
 	running.Go(func() {
 		defer close(order)
@@ -66,15 +59,28 @@ func (w *packWriter) packBody(ctx context.Context, boot *bpk.BootIndex, plan []b
 			work <- j // the workers empty it until it is closed
 		}
 	})
-	for _, enc := range encoders {
-		running.Go(func() {
-			for j := range work {
+	compress := func() {
+		enc, err := newChunkEncoder(w.opts.BodyLevel)
+		for j := range work {
+			if j.err = err; err == nil {
 				j.stored, j.codec = encodeChunk(enc, j.data)
 				j.sum = sha256.Sum256(j.stored)
-				close(j.ready)
 			}
-		})
+			close(j.ready)
+		}
 	}
+	for range w.plan.early {
+		running.Go(compress)
+	}
+	running.Go(func() {
+		select {
+		case <-zoneDone: // and its encoders' memory is free
+			for range w.plan.body - w.plan.early {
+				running.Go(compress)
+			}
+		case <-ctx.Done():
+		}
+	})
 	entries := make([]bpk.Entry, 0, len(plan))
 	stored := make(map[[32]byte]int64) // packOff by digest: equal content is kept once
 	for j := range order {

@@ -258,26 +258,33 @@ func (in *Input) Tree(ctx context.Context) (*tree.Inode, error) {
 		in.root, err = tree.FromDir(ctx, in.path, tree.DirOptions{})
 	case in.tar:
 		in.root, err = in.tarTree(ctx)
-	case in.kind == "squashfs":
-		var s *squashfs.Reader
-		if s, err = squashfs.Open(in.r, in.size); err == nil {
-			in.root, err = s.Tree()
-		}
-	case in.kind == "erofs":
-		in.root, err = erofs.ReadTree(in.r, in.size)
-	case in.kind == "ext4":
-		var e *ext4.Reader
-		if e, err = ext4.Open(in.r, in.size); err == nil {
-			in.root, err = e.Tree()
-		}
 	default:
-		kind := in.kind
-		if kind == "" {
-			kind = "unknown"
-		}
-		err = fmt.Errorf("cannot read the files of an image of %s type, only pack it as it is, as a bpk with --fs keep", kind)
+		in.root, err = TreeOf(in.r, in.size, in.kind)
 	}
 	return in.root, err
+}
+
+// TreeOf returns the files of an image whose file system is of the given kind (fsmagic).
+func TreeOf(r io.ReaderAt, size int64, kind string) (*tree.Inode, error) {
+	switch kind {
+	case "squashfs":
+		s, err := squashfs.Open(r, size)
+		if err != nil {
+			return nil, err
+		}
+		return s.Tree()
+	case "erofs":
+		return erofs.ReadTree(r, size)
+	case "ext4":
+		e, err := ext4.Open(r, size)
+		if err != nil {
+			return nil, err
+		}
+		return e.Tree()
+	case "":
+		kind = "unknown"
+	}
+	return nil, fmt.Errorf("cannot read the files of an image of %s type, only pack it as it is, as a bpk with --fs keep", kind)
 }
 
 // errCompressedImage is what becomes of an image in gzip, xz and the like, where a tar is expected.

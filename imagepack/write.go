@@ -20,7 +20,7 @@ type WriteOptions struct {
 	Boot        []profiles.Range                  // what a boot touches, in boot order; empty: everything is body
 	BodyLevel   zstd.EncoderLevel                 // 0: SpeedBestCompression, in ratio and speed near zstd -15
 	BootLevel   BootLevel                         // of the boot zone
-	Workers     int                               // compressing goroutines; 0: one per CPU
+	Workers     int                               // goroutines that compress the body, and others that compress the boot zone; 0: one per CPU, as far as 512 MB of memory reach
 	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
 	ImageSHA256 [32]byte                          // of the image, if the caller knows it: another one is an error; zero: not known
 	Progress    func(doneBytes, totalBytes int64) // called from one goroutine at a time; may be nil
@@ -58,9 +58,6 @@ func WriteTo(ctx context.Context, f io.WriterAt, img Image, opts WriteOptions) (
 	if err := checkSize(img); err != nil {
 		return nil, err
 	}
-	if opts.Workers <= 0 {
-		opts.Workers = runtime.GOMAXPROCS(0)
-	}
 	if opts.frame == 0 {
 		opts.frame = framePages
 	}
@@ -89,6 +86,7 @@ type packWriter struct {
 	f     io.WriterAt
 	head  bpk.Header
 	stats Stats
+	plan  workers
 
 	bodyStart int64 // packOff; set by writeZone
 
@@ -109,9 +107,14 @@ func (w *packWriter) progress(bytes int64) {
 // busy.
 func (w *packWriter) write(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	ranges := pageRanges(w.img.Size(), w.opts.Boot)
+	ranges := sortInChunks(pageRanges(w.img.Size(), w.opts.Boot), w.opts.frame)
 	pages := bpk.NewBootIndex(ranges)
 	plan := planBody(w.img.Size(), w.img.Segments(), pages)
+	if n, frames := w.opts.Workers, zoneFrames(pages.Pages(), w.opts.frame); n > 0 {
+		w.plan = workers{zone: min(n, frames), early: n, body: n}
+	} else {
+		w.plan = planWorkers(runtime.GOMAXPROCS(0), encoderRoom(), pages.Pages(), frames, w.opts.BodyLevel)
+	}
 
 	placed := make(chan struct{})
 	zoneEnded := make(chan struct{})
@@ -150,7 +153,7 @@ func (w *packWriter) putHeader() error {
 // writeZone compresses and writes the boot zone and the boot index, and finds the place of the body, which has
 // the given number of chunks.
 func (w *packWriter) writeZone(ctx context.Context, ranges []bpk.Range, chunks int) error {
-	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.BootLevel, w.opts.Workers, func(pages int64) { w.progress(pages * bpk.PageSize) })
+	frames, err := encodeZone(ctx, w.img, ranges, w.opts.frame, w.opts.BootLevel, w.plan.zone, func(pages int64) { w.progress(pages * bpk.PageSize) })
 	if err != nil {
 		return err
 	}
@@ -189,7 +192,7 @@ func (w *packWriter) layoutHead(index []byte, bootPages int, zoneLen, rootLen in
 
 // writeBody writes the body's chunks and index, and completes the header.
 func (w *packWriter) writeBody(ctx context.Context, body *bodyFile, boot *bpk.BootIndex, plan []bpk.Range) error {
-	entries, sum, err := w.packBody(ctx, boot, plan, body.add)
+	entries, sum, err := w.packBody(ctx, boot, plan, body.placed, body.add)
 	if err != nil {
 		return err
 	}

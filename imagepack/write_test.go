@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"bootprof/imagepack/bpk"
@@ -32,26 +33,20 @@ func checkPack(t *testing.T, img Image, want []byte, boot []profiles.Range) (*bp
 	if p.Digest != st.Digest || p.Header.PackSize != st.PackSize || p.Header.BootPages != st.BootPages {
 		t.Errorf("stats %+v, header %+v", st, p.Header)
 	}
-	var wantPages, gotPages []int64
-	for _, r := range pageRanges(int64(len(want)), boot) {
-		for i := range r.Pages {
-			wantPages = append(wantPages, r.Page+i)
-		}
-	}
+	// Each chunk holds the pages whose turn it is, in image order.
+	wantPages := eachOf(pageRanges(int64(len(want)), boot))
 	for i := range p.Boot.Chunks {
-		for _, r := range p.Boot.RangesOf(&p.Boot.Chunks[i]) {
-			for i := range r.Pages {
-				gotPages = append(gotPages, r.Page+i)
-			}
+		got := eachOf(p.Boot.RangesOf(&p.Boot.Chunks[i]))
+		if len(got) > len(wantPages) {
+			t.Fatalf("boot chunk %d holds %d pages, %d are left", i, len(got), len(wantPages))
+		}
+		turn := slices.Sorted(slices.Values(wantPages[:len(got)]))
+		if wantPages = wantPages[len(got):]; !slices.Equal(got, turn) {
+			t.Fatalf("boot chunk %d holds the pages %v, want %v", i, got, turn)
 		}
 	}
-	if len(wantPages) != len(gotPages) {
-		t.Fatalf("%d pages in the boot zone, want %d", len(gotPages), len(wantPages))
-	}
-	for i := range wantPages {
-		if wantPages[i] != gotPages[i] {
-			t.Fatalf("place %d of the boot zone holds page %d, want %d", i, gotPages[i], wantPages[i])
-		}
+	if len(wantPages) > 0 {
+		t.Fatalf("%d pages are missing in the boot zone", len(wantPages))
 	}
 	return p, st
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -124,8 +127,9 @@ func BenchmarkFrame(b *testing.B) {
 	})
 	b.Run("check", func(b *testing.B) {
 		b.SetBytes(int64(len(image)))
+		sums := chunkSums(image, chunkSizes(framePages, framePages, true))
 		for b.Loop() {
-			if err := checkFrame(f, ranges, image); err != nil {
+			if err := checkFrame(f, ranges, sums); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -159,4 +163,111 @@ func TestFrameEncoderForgets(t *testing.T) {
 			t.Errorf("frame %d is another one than that of a new encoder, %v", i, err)
 		}
 	}
+}
+
+// Each chunk holds the pages that it would hold in boot order, in image order and in as few ranges as that allows.
+func TestSortInChunks(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	const frame = 96
+	for round := range 200 {
+		var in []bpk.Range
+		next := int64(0)
+		for range 1 + r.IntN(80) {
+			next += r.Int64N(3)
+			n := 1 + r.Int64N(1+r.Int64N(2*frame))
+			in = append(in, bpk.Range{Page: next, Pages: n})
+			next += n
+		}
+		r.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+		got := sortInChunks(slices.Clone(in), frame)
+		want, have := eachOf(in), eachOf(got)
+		if len(want) != len(have) {
+			t.Fatalf("round %d: %d pages, want %d", round, len(have), len(want))
+		}
+		at := 0
+		for i, f := range splitFrames(in, frame) {
+			for _, size := range chunkSizes(len(eachOf(f)), len(want), i == 0) {
+				slices.Sort(want[at : at+size])
+				at += size
+			}
+		}
+		if !slices.Equal(have, want) {
+			t.Fatalf("round %d: pages %v, want %v", round, have, want)
+		}
+		for i := 1; i < len(got); i++ {
+			if got[i-1].Page+got[i-1].Pages == got[i].Page {
+				t.Fatalf("round %d: ranges %v and %v are one", round, got[i-1], got[i])
+			}
+		}
+	}
+	if got := sortInChunks(nil, frame); len(got) != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+}
+
+// eachOf returns the pages of ranges, one by one.
+func eachOf(ranges []bpk.Range) []int64 {
+	var out []int64
+	for _, r := range ranges {
+		for i := range r.Pages {
+			out = append(out, r.Page+i)
+		}
+	}
+	return out
+}
+
+// At every level, and so with the default one whatever the length of the zone, the chunks together are not longer than
+// 1.05 times one zstd -19 stream of the same pages: here those of programs of this machine.
+func TestZoneIsAsSmallAsOneStream(t *testing.T) {
+	image := programPages(t, 700)
+	order := rand.New(rand.NewPCG(8, 8)).Perm(len(image) / page / 7)
+	var boot []bpk.Range
+	for _, i := range order { // runs of pages, as boots touch them
+		boot = append(boot, bpk.Range{Page: int64(7 * i), Pages: 5})
+	}
+	var touched []byte
+	for _, r := range boot {
+		touched = append(touched, image[r.Page*page:(r.Page+r.Pages)*page]...)
+	}
+	stream := exec.Command("zstd", "-19", "-c")
+	stream.Stdin = bytes.NewReader(touched)
+	z, err := stream.Output()
+	if err != nil {
+		t.Fatalf("zstd -19: %v", err)
+	}
+	for name, level := range map[string]BootLevel{"best": BootBest, "good": BootGood, "fast": BootFast} {
+		frames, err := encodeZone(t.Context(), bytes.NewReader(image), sortInChunks(boot, framePages), framePages, level, 2, func(int64) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, got := indexZone(boot, frames, 0)
+		ratio := float64(got) / float64(len(z))
+		t.Logf("%s: %d bytes of pages, %d as one stream, %d in chunks: %.3f", name, len(touched), len(z), got, ratio)
+		if ratio > 1.05 {
+			t.Errorf("%s: %.3f times the stream, want 1.05 at most", name, ratio)
+		}
+	}
+}
+
+// programPages returns pages of the programs and libraries of this machine.
+func programPages(t *testing.T, pages int) []byte {
+	t.Helper()
+	var image []byte
+	for _, pattern := range []string{"/usr/bin/*", "/usr/lib/*/*.so*"} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if st, err := os.Stat(name); err != nil || !st.Mode().IsRegular() || st.Size() < 100_000 || len(image) >= pages*page {
+				continue
+			}
+			b := readFile(t, name)
+			image = append(image, b[:min(len(b), 400_000)/page*page]...)
+		}
+	}
+	if len(image) < pages*page {
+		t.Skipf("only %d pages of programs here", len(image)/page)
+	}
+	return image[:pages*page]
 }

@@ -20,6 +20,10 @@ func CheckArgs(url, dir string, o MountOptions, memoryMiB int) error {
 		return errors.New("--root: want http or https: after the change of the root no file can be opened")
 	case o.FillRate > 0 && o.CacheDir == "":
 		return errors.New("--fill: it fills the cache, want --cache too")
+	case o.CacheBytes > 0 && o.CacheDir == "":
+		return errors.New("--cache-size: it bounds the cache, want --cache too")
+	case o.Record && o.FillRate > 0:
+		return errors.New("--record sees what is read through the client: it does not go with --fill")
 	case o.StartTimeout < 0 || o.Timeout < 0:
 		return errors.New("--timeout and --start-timeout: want 0 or more")
 	case o.KeyFile != "" && o.CertFile == "":

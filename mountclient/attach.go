@@ -14,6 +14,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"bootprof/imagepack/bpk"
 	"bootprof/internal/fsmagic"
 	"bootprof/internal/loopdev"
 )
@@ -143,6 +144,12 @@ func (m *Mounted) attach(ctx, run context.Context) (err error) {
 	}
 	bdi := lowerReadahead(file)
 	m.Client.push.write = img.push
+	if m.opts.Record {
+		m.Client.push.end() // nothing is pushed: each page has to be asked for
+		if d := m.Client.demand; d != nil {
+			d.missed.reads = true
+		}
+	}
 	for range pushGoroutines {
 		m.parts.Go(func() { m.Client.fetch.persist(run, "pushing pages", func() { m.Client.push.run(run) }) })
 	}
@@ -304,8 +311,11 @@ func (m *Mounted) read(ctx context.Context, dst []byte, imageOff int64) (n int, 
 }
 
 func (m *Mounted) readOnce(ctx context.Context, dst []byte, imageOff int64) (int, error) {
-	const page = 4096
-	done := m.Client.push.reading(imageOff/page, (imageOff%page+int64(len(dst))+page-1)/page)
+	first, pages := imageOff/bpk.PageSize, (imageOff%bpk.PageSize+int64(len(dst))+bpk.PageSize-1)/bpk.PageSize
+	if d := m.Client.demand; m.opts.Record && d != nil {
+		d.missed.read(m.Client.started, first, pages)
+	}
+	done := m.Client.push.reading(first, pages)
 	defer done()
 	n, err := m.Client.ReadAt(ctx, dst, imageOff)
 	if err != nil && ctx.Err() == nil {

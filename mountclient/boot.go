@@ -23,7 +23,7 @@ type bootZone struct {
 	store   *store
 	pushed  func([]bpk.Range) // told of every chunk's pages once they are in the store
 	decoded atomic.Int64
-	stuck   atomic.Int64 // since when a chunk has been damaged, Unix nanoseconds; 0: none
+	stuck   moment // since when a chunk has been damaged; zero: none
 
 	mu sync.Mutex // guards again: one frame is decoded anew at a time
 }
@@ -71,8 +71,11 @@ func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst 
 	check := func(raw []byte) error {
 		return bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, raw)
 	}
-	z.stuck.Store(time.Now().UnixNano())
-	defer z.stuck.Store(0)
+	if file, off, _ := z.at.find(c.Block); file.pre != nil {
+		file.pre.distrust(z.at.source(c.Block), off+c.Len)
+	}
+	z.stuck.set(time.Now())
+	defer z.stuck.set(time.Time{})
 	// Options.Timeout is for readers, see Client.await: the zone goes on when the server has mended its bytes.
 	patient := func(since time.Duration) bool { return z.net.used() || z.net.patient(since) }
 	if stored, err = z.at.again(ctx, c.Block, z.at.source(c.Block), check, err, patient); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,12 +34,24 @@ type cache struct {
 	stopped chan struct{} // closed when the writer has ended
 	damaged int64         // records that are damaged, or whose pages are
 	failed  error         // why the journal is not written any more
+	order   []bpk.Range   // pages of this run's records, by age; with a limit only
+	passed  int           // old[:passed] were looked at by oldest
+	limit   int64         // bytes of the directory; 0: none. See limitTo, for the next three, too
+	dir     *os.File
+	own     string
+	isBoot  func(page int64) bool
+
+	chunks      *os.File // of chunk records; nil: they are not kept
+	freshChunks []cachefile.ChunkRecord
+	evicted     atomic.Int64 // pages
 }
 
 const (
 	journalReserve = 8               // disk space is reserved for a record per so many pages of the image
 	syncEvery      = 1 * time.Second // between two syncs while pages come in
 	maxJournal     = 64 << 20        // bytes read of a journal
+	maxChunks      = 16 << 20        // bytes of chunk records
+	slackRecords   = 1024            // of a journal that are not worth rewriting it
 )
 
 // errInUse tells that another client has the cache files open.
@@ -78,9 +91,13 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 		return nil, err
 	}
 	c := &cache{store: newStore(f, imageSize, log), journal: journal, local: local, log: log, wake: make(chan struct{}, 1), closing: make(chan struct{}), stopped: make(chan struct{})}
-	c.old, c.damaged, err = readJournal(journal, imageSize/bpk.PageSize)
+	var records int64
+	c.old, records, c.damaged, err = readJournal(journal, imageSize/bpk.PageSize)
 	if err == nil { // half a record at the end would spoil the next one
-		err = errors.Join(journal.Truncate((int64(len(c.old))+c.damaged)*cachefile.RecordSize), f.Truncate(imageSize))
+		err = errors.Join(journal.Truncate(records*cachefile.RecordSize), f.Truncate(imageSize))
+	}
+	if err == nil && records > 2*int64(len(c.old))+slackRecords {
+		err = rewriteJournal(journal, c.old)
 	}
 	if err != nil {
 		f.Close()
@@ -90,8 +107,28 @@ func openCache(dir string, digest [32]byte, imageSize int64, log *slog.Logger) (
 	}
 	// Pages that fill the disk are of no use without room for their records; where that is not possible, so be it.
 	_ = unix.Fallocate(int(journal.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, imageSize/bpk.PageSize/journalReserve*cachefile.RecordSize)
+	if c.chunks, err = openChunks(cachefile.ChunksName(dir, digest)); err != nil {
+		log.Debug("the cache will not serve other versions of the image", "error", err)
+	}
 	go c.write()
 	return c, nil
+}
+
+// openChunks opens the file of chunk records for appending. Half a record at its end is cut off.
+func openChunks(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		err = f.Truncate(st.Size() / cachefile.ChunkRecordSize * cachefile.ChunkRecordSize)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // lockImage opens the image file for a hand-over and locks it. The lock belongs to the open file: a loop device that is put
@@ -111,22 +148,54 @@ func lockImage(name string) (*os.File, error) {
 	return f, nil
 }
 
-// readJournal returns the whole records of a journal, sorted by page, and how many are damaged. Half a record at the
-// end is what a kill may leave.
-func readJournal(r io.Reader, pages int64) (out []cachefile.Record, damaged int64, err error) {
+// readJournal returns the records of a journal that hold, sorted by page, how many whole ones it has, and how many of
+// these are damaged. Half a record at the end is what a kill may leave.
+func readJournal(r io.Reader, pages int64) (out []cachefile.Record, records, damaged int64, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxJournal))
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
+	var takenOut map[bpk.Range]int // up to which record
 	for ; len(b) >= cachefile.RecordSize; b = b[cachefile.RecordSize:] {
-		if rec, ok := cachefile.Decode(b, pages); ok {
-			out = append(out, rec)
-		} else {
+		records++
+		rec, ok := cachefile.Decode(b, pages)
+		switch {
+		case !ok:
 			damaged++
+		case rec.Gone():
+			if takenOut == nil {
+				takenOut = make(map[bpk.Range]int)
+			}
+			takenOut[rec.Range] = len(out)
+		default:
+			out = append(out, rec)
 		}
 	}
+	if takenOut != nil {
+		kept := out[:0]
+		for i, rec := range out {
+			if i >= takenOut[rec.Range] {
+				kept = append(kept, rec)
+			}
+		}
+		out = kept
+	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Page < out[j].Page })
-	return out, damaged, nil
+	return out, records, damaged, nil
+}
+
+// rewriteJournal leaves nothing but the given records in a journal that is mostly of records that do not hold any more. A
+// crash meanwhile costs pages that have to be fetched again.
+func rewriteJournal(journal *os.File, records []cachefile.Record) error {
+	var b []byte
+	for _, r := range records {
+		b = r.Append(b)
+	}
+	if err := journal.Truncate(0); err != nil {
+		return err
+	}
+	_, err := journal.Write(b)
+	return err
 }
 
 // revive brings the pages of ranges that earlier runs left in the image file back into the store, after
@@ -149,6 +218,7 @@ func (c *cache) revive(ranges []bpk.Range) {
 			b := buf[:rec.Pages*bpk.PageSize]
 			if _, err := c.store.f.ReadAt(b, rec.Page*bpk.PageSize); err == nil && sha256.Sum256(b) == rec.SHA256 {
 				c.store.mark([]bpk.Range{rec.Range})
+				c.order = append(c.order, rec.Range)
 			} else {
 				c.damaged++
 			}
@@ -168,6 +238,18 @@ func (c *cache) note(ranges []bpk.Range) {
 		}
 	}
 	c.mu.Unlock()
+	c.wakeUp()
+}
+
+// noteChunk queues a record that a chunk was decoded into pages.
+func (c *cache) noteChunk(e *bpk.Entry, data []byte) {
+	r := cachefile.ChunkRecord{Stored: e.SHA256, Sum: sha256.Sum256(data), Range: bpk.Range{Page: e.Page, Pages: e.Pages}, Codec: e.Codec}
+	c.mu.Lock()
+	c.freshChunks = append(c.freshChunks, r)
+	c.mu.Unlock()
+}
+
+func (c *cache) wakeUp() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -188,10 +270,15 @@ func (c *cache) write() {
 			last = true
 		}
 		c.mu.Lock()
-		batch := c.fresh
-		c.fresh = nil
+		batch, chunks := c.fresh, c.freshChunks
+		c.fresh, c.freshChunks = nil, nil
 		c.mu.Unlock()
-		if err := c.commit(batch); err != nil {
+		c.writeChunks(chunks)
+		err := c.commit(batch)
+		if err == nil {
+			err = c.shrink()
+		}
+		if err != nil {
 			c.mu.Lock()
 			c.failed = err
 			c.mu.Unlock()
@@ -206,6 +293,7 @@ func (c *cache) commit(batch []bpk.Range) error {
 		return nil
 	}
 	var out []byte
+	var kept []bpk.Range
 	buf := make([]byte, cachefile.RecordPages*bpk.PageSize)
 	for _, r := range batch {
 		b := buf[:r.Pages*bpk.PageSize]
@@ -215,6 +303,7 @@ func (c *cache) commit(batch []bpk.Range) error {
 		}
 		if ok {
 			out = cachefile.Record{Range: r, SHA256: sha256.Sum256(b)}.Append(out)
+			kept = append(kept, r)
 		}
 	}
 	if err := unix.Fdatasync(int(c.store.f.Fd())); err != nil {
@@ -223,13 +312,37 @@ func (c *cache) commit(batch []bpk.Range) error {
 	if _, err := c.journal.Write(out); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.order = append(c.order, kept...)
+	c.mu.Unlock()
 	return unix.Fdatasync(int(c.journal.Fd()))
+}
+
+// writeChunks appends chunk records. They are of use to another pack only: that they cannot be written is not told.
+func (c *cache) writeChunks(records []cachefile.ChunkRecord) {
+	if c.chunks == nil || len(records) == 0 {
+		return
+	}
+	var b []byte
+	for _, r := range records {
+		b = r.Append(b)
+	}
+	if st, err := c.chunks.Stat(); err != nil || st.Size() > maxChunks {
+		return
+	}
+	_, _ = c.chunks.Write(b)
 }
 
 // close journals what is left and closes the files.
 func (c *cache) close() error {
 	close(c.closing)
 	<-c.stopped
+	if c.chunks != nil {
+		c.chunks.Close()
+	}
+	if c.dir != nil {
+		c.dir.Close()
+	}
 	return errors.Join(c.store.close(), c.journal.Close(), c.local.Close())
 }
 

@@ -39,7 +39,7 @@ func journaled(t testing.TB, journal string, pages int64) map[int64]bool {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	recs, _, err := readJournal(f, pages)
+	recs, _, _, err := readJournal(f, pages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +95,19 @@ func TestCacheServesTheNextRun(t *testing.T) {
 	checkImage(t, c, p.image, 100_000)
 	if got := len(s.Requests()) - n; got > len(openingSegments) || c.demand.misses.Load() != 0 || c.cache.damagedRecords() != 0 {
 		t.Errorf("%d requests, %d misses, %d damaged records", got, c.demand.misses.Load(), c.cache.damagedRecords())
+	}
+}
+
+// With a cache, the compressed boot zone does not stay in memory; without one it does, as pages are decoded from it anew.
+func TestCacheFreesTheZone(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	for name, dir := range map[string]string{"cache": t.TempDir(), "memory": ""} {
+		c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+		defer c.Close()
+		eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+		eventually(t, name, testWait, func() bool { return (usage(c.pre.zone) < p.pack.Header.Boot.Len/2) == (dir != "") })
+		checkImage(t, c, p.image, 128<<10)
 	}
 }
 
@@ -169,7 +182,9 @@ func TestCacheDamage(t *testing.T) {
 		{"hash in a record", func(f files) { edit(f.journal, 5*cachefile.RecordSize, func(b []byte) { b[20] ^= 1 }) }, 1},
 		{"page in a record", func(f files) { edit(f.journal, 5*cachefile.RecordSize, func(b []byte) { b[1] ^= 1 }) }, 1},
 		{"record of another page, with its checksum", func(f files) {
-			edit(f.journal, 0, func(b []byte) { copy(b, cachefile.Record{Range: bpk.Range{Page: 3, Pages: 64}}.Append(nil)) })
+			edit(f.journal, 0, func(b []byte) {
+				copy(b, cachefile.Record{Range: bpk.Range{Page: 3, Pages: 64}, SHA256: [32]byte{1}}.Append(nil))
+			})
 		}, 1},
 		{"record outside the image", func(f files) {
 			edit(f.journal, 0, func(b []byte) { copy(b, cachefile.Record{Range: bpk.Range{Page: 1 << 40, Pages: 1}}.Append(nil)) })
@@ -266,7 +281,7 @@ func TestCacheDirUnusable(t *testing.T) {
 
 func FuzzJournal(f *testing.F) {
 	rec := func(page, pages int64) []byte {
-		return cachefile.Record{Range: bpk.Range{Page: page, Pages: pages}}.Append(nil)
+		return cachefile.Record{Range: bpk.Range{Page: page, Pages: pages}, SHA256: [32]byte{byte(page)}}.Append(nil)
 	}
 	f.Add(rec(5, 3), int64(100))
 	f.Add(append(rec(9, 1), rec(1, 64)...), int64(100))
@@ -276,8 +291,8 @@ func FuzzJournal(f *testing.F) {
 		if pages < 0 {
 			return
 		}
-		recs, damaged, err := readJournal(bytes.NewReader(b), pages)
-		if err != nil || len(recs)+int(damaged) != len(b)/cachefile.RecordSize {
+		recs, all, damaged, err := readJournal(bytes.NewReader(b), pages)
+		if err != nil || int(all) != len(b)/cachefile.RecordSize || len(recs)+int(damaged) > int(all) {
 			t.Fatalf("%d records and %d damaged ones in %d bytes, %v", len(recs), damaged, len(b), err)
 		}
 		for i, r := range recs {
@@ -288,13 +303,26 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
+// A record that pages were taken out undoes earlier ones of the same range, and no later one.
+func TestJournalTakenOut(t *testing.T) {
+	a, b := bpk.Range{Page: 10, Pages: 3}, bpk.Range{Page: 20, Pages: 64}
+	var j []byte
+	for _, r := range []cachefile.Record{{Range: a, SHA256: [32]byte{1}}, {Range: b, SHA256: [32]byte{2}}, {Range: a}, {Range: b}, {Range: b, SHA256: [32]byte{3}}} {
+		j = r.Append(j)
+	}
+	recs, all, damaged, err := readJournal(bytes.NewReader(j), 100)
+	if err != nil || all != 5 || damaged != 0 || len(recs) != 1 || recs[0] != (cachefile.Record{Range: b, SHA256: [32]byte{3}}) {
+		t.Errorf("%v of %d, %d damaged, %v", recs, all, damaged, err)
+	}
+}
+
 // Damaged records cost themselves only.
 func TestJournalDamage(t *testing.T) {
 	var b []byte
 	var want []cachefile.Record
 	for i := range int64(100) {
 		r := cachefile.Record{Range: bpk.Range{Page: i * 64, Pages: i%64 + 1}}
-		r.SHA256[i%32] = byte(i)
+		r.SHA256[i%32] = byte(i) + 1
 		b = r.Append(b)
 		if i%30 == 7 {
 			b[len(b)-cachefile.RecordSize+int(i)%60] ^= 4
@@ -302,7 +330,7 @@ func TestJournalDamage(t *testing.T) {
 			want = append(want, r)
 		}
 	}
-	got, damaged, err := readJournal(bytes.NewReader(append(b, b[:63]...)), 64*100)
+	got, _, damaged, err := readJournal(bytes.NewReader(append(b, b[:63]...)), 64*100)
 	if err != nil || !slices.Equal(got, want) || damaged != 4 {
 		t.Errorf("%d records, %d damaged, %v", len(got), damaged, err)
 	}

@@ -37,12 +37,14 @@ import (
 type Options struct {
 	URL          string        // http or https, of a pack, a manifest, or an image
 	CacheDir     string        // keeps pages, and what else a start needs, across runs; empty: memory only
+	CacheBytes   int64         // that CacheDir may take; 0: no limit
 	Digest       string        // "sha256:HEX" of the pack's header; empty: any pack
 	PublicKey    string        // a minisign public key, or the path of one: only a pack signed with it; empty: any
 	MemoryBytes  int64         // decoded pages held in memory without a cache; 0: 32 MiB
 	FillRate     int64         // bytes per second at which the rest of the image comes into the cache after the boot; 0: not at all
 	StartTimeout time.Duration // how long the server may be unreachable at the start; 0: without end
 	Timeout      time.Duration // after which a read fails while the server is unreachable; 0: never
+	Record       bool          // note each page that is read, for Misses, and push none; see recorded
 	Log          *slog.Logger  // must be set
 	Root         bool          // the image is the root file system of the machine: see docs/root-daemon.md
 	Access                     // certificates, credentials, proxy
@@ -60,6 +62,7 @@ type Client struct {
 	digest [32]byte
 	store  *store
 	cache  *cache // nil without Options.CacheDir
+	older  *older // nil without Options.CacheDir
 	kept   kept   // what the cache keeps besides pages
 	zone   *bootZone
 	demand *demand // nil: see plain
@@ -87,20 +90,13 @@ type Client struct {
 // build makes store, boot zone and demand, and lets the preload go on to the boot zone's end.
 func (c *Client) build(ctx, life context.Context) error {
 	var err error
-	if c.opts.CacheDir != "" {
-		c.cache, err = openCache(c.opts.CacheDir, c.digest, c.head.ImageSize, c.opts.Log)
-		if errors.Is(err, errInUse) || isFull(err) {
-			c.opts.Log.Warn("the cache is not used", "directory", c.opts.CacheDir, "error", err)
-		} else if err != nil {
-			return &SetupError{err}
-		}
-	}
-	if c.cache != nil {
-		c.store = c.cache.store
-	} else if c.store, err = newMemoryStore(c.head.ImageSize, c.opts.MemoryBytes, c.opts.Log); err != nil {
+	if err := c.openStore(); err != nil {
 		return err
 	}
-	c.push = newPusher(c.store)
+	if c.opts.CacheDir != "" {
+		c.older = openOlder(c.opts.CacheDir, c.digest)
+		c.running.Go(c.older.read)
+	}
 	dec, err := bpk.NewBodyDecoder(2)
 	if err != nil {
 		return err
@@ -108,7 +104,7 @@ func (c *Client) build(ctx, life context.Context) error {
 	damaged := &c.fetch.src.count.corrupt
 	c.zone = &bootZone{at: c.at, net: c.fetch.network, damaged: damaged, index: c.index, store: c.store, pushed: c.arrived}
 	c.demand = &demand{ctx: life, at: c.at, net: c.fetch.network, damaged: damaged, body: bpk.NewBody(c.head), boot: c.index,
-		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, pushed: c.arrived, filled: c.filled, flights: make(map[int64]*flight), started: c.started}
+		pages: c.head.ImageSize / bpk.PageSize, store: c.store, dec: dec, older: c.older, cache: c.cache, pushed: c.arrived, filled: c.filled, flights: make(map[int64]*flight), started: c.started}
 	c.need = c.demand.need
 	if c.cache != nil {
 		c.cache.revive(c.index.Ranges)
@@ -145,12 +141,41 @@ func (c *Client) build(ctx, life context.Context) error {
 	return nil
 }
 
+// openStore opens cache or memory for the pages, and what pushes them.
+func (c *Client) openStore() (err error) {
+	if c.opts.CacheDir != "" {
+		c.cache, err = openCache(c.opts.CacheDir, c.digest, c.head.ImageSize, c.opts.Log)
+		if errors.Is(err, errInUse) || isFull(err) {
+			c.opts.Log.Warn("the cache is not used", "directory", c.opts.CacheDir, "error", err)
+		} else if err != nil {
+			return &SetupError{err}
+		}
+	}
+	if c.cache != nil {
+		c.store = c.cache.store
+		if c.opts.CacheBytes > 0 {
+			dir, err := os.Open(c.opts.CacheDir)
+			if err != nil {
+				return &SetupError{err}
+			}
+			c.cache.limitTo(c.opts.CacheBytes, dir, c.digest, c.index.Contains)
+		}
+	} else if c.store, err = newMemoryStore(c.head.ImageSize, c.opts.MemoryBytes, c.opts.Log); err != nil {
+		return err
+	}
+	c.push = newPusher(c.store)
+	return nil
+}
+
 func (c *Client) runZone(life context.Context) {
 	err := errPanicked
 	c.fetch.persist(life, "decoding the boot zone", func() { err = c.zone.run(life) })
 	if err == nil {
 		c.hot.Store(int64(time.Since(c.started)))
 		c.opts.Log.Debug("boot zone complete", "after", time.Since(c.started))
+		if c.cache != nil && c.store.isWholeIn(c.index.Ranges) { // from there no boot page is taken out again
+			c.pre.forget(c.head.Boot.PackOff, c.head.Boot.Len)
+		}
 		return
 	}
 	if life.Err() == nil && c.fetch.used() { // before that it ends the start
@@ -277,7 +302,7 @@ func (c *Client) await(ctx context.Context, arrival <-chan struct{}) error {
 			if time.Since(c.fetch.latest(begin)) >= c.opts.Timeout {
 				return fmt.Errorf("%s: nothing came for %v", c.shown, c.opts.Timeout)
 			}
-			if since := c.zone.stuck.Load(); since != 0 && time.Since(time.Unix(0, since)) >= c.opts.Timeout {
+			if since := c.zone.stuck.get(); !since.IsZero() && time.Since(since) >= c.opts.Timeout {
 				return fmt.Errorf("%s: damaged for %v", c.shown, c.opts.Timeout)
 			}
 		}
@@ -300,6 +325,7 @@ func (c *Client) Close() error {
 		c.at.image.fetch.close()
 	}
 	c.fetch.access.close()
+	c.older.close()
 	var errs []error
 	if c.cache != nil {
 		errs = append(errs, c.cache.close())

@@ -3,6 +3,7 @@ package mountclient
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,10 +27,13 @@ type demand struct {
 	pages  int64 // of the image
 	store  *store
 	dec    *bpk.BodyDecoder
+	older  *older // nil: nothing
+	cache  *cache // nil: none
 	pushed func([]bpk.Range)
 	filled func([]bpk.Range) // instead of pushed, for flights of the fill
 
 	misses  atomic.Int64  // chunks fetched because a reader waited
+	reused  atomic.Int64  // stored bytes of chunks that were taken from an older pack in the cache
 	damaged *atomic.Int64 // chunks and nodes whose digest was wrong
 	trails  trails
 	started time.Time // of the client
@@ -96,6 +100,17 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 
 // start fetches the chunks of new flights.
 func (d *demand) start(mine []*flight, why cause) {
+	mine = slices.DeleteFunc(mine, func(f *flight) bool {
+		if !d.older.has(&f.entry) {
+			return false
+		}
+		d.running.Go(func() {
+			if !d.reuse(f) {
+				d.load([]*flight{f}, why)
+			}
+		})
+		return true
+	})
 	for len(mine) > 0 {
 		group := adjacent(mine)
 		mine = mine[len(group):]
@@ -213,8 +228,16 @@ func (d *demand) keep(e *bpk.Entry, stored []byte, quiet bool) error {
 			return err
 		}
 	}
+	return d.put(e, cold, data, quiet)
+}
+
+// put keeps the cold pages of a chunk.
+func (d *demand) put(e *bpk.Entry, cold []bpk.Range, data []byte, quiet bool) error {
 	if err := d.store.put(cold, data); err != nil {
 		return fmt.Errorf("keeping pages: %w", err)
+	}
+	if d.cache != nil && data != nil {
+		d.cache.noteChunk(e, data)
 	}
 	if quiet {
 		d.filled(cold)
@@ -222,6 +245,23 @@ func (d *demand) keep(e *bpk.Entry, stored []byte, quiet bool) error {
 		d.pushed(cold)
 	}
 	return nil
+}
+
+// reuse takes the pages of a chunk from an older pack in the cache, and tells whether they were there, whole.
+func (d *demand) reuse(f *flight) bool {
+	e := &f.entry
+	cold := d.boot.ColdRanges(e.Page, e.Pages)
+	n := int64(0)
+	for _, r := range cold {
+		n += r.Pages
+	}
+	data := d.older.pagesOf(e, n)
+	if data == nil {
+		return false
+	}
+	d.reused.Add(e.Len)
+	d.land(f, d.put(e, cold, data, f.quiet))
+	return true
 }
 
 // mend fetches a damaged chunk until it is whole, and keeps it.

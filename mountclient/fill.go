@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strconv"
-	"strings"
 	"time"
 
 	"bootprof/imagepack/bpk"
@@ -42,27 +40,28 @@ func ParseFill(s string) (bytesPerSecond int64, err error) {
 	case "max":
 		return FillMax, nil
 	}
-	digits, shift := s, 0
-	for i, unit := range []string{"K", "M", "G"} {
-		if d, ok := strings.CutSuffix(s, unit); ok {
-			digits, shift = d, 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 1 || n > math.MaxInt64>>shift {
+	n, err := ParseSize(s)
+	if err != nil {
 		return 0, fmt.Errorf("rate %q: want bytes per second such as 500K or 2M, max, or off", s)
 	}
-	return n << shift, nil
+	return n, nil
 }
 
 // fill brings the whole image into the cache. It returns nil when every page is there, in the cache's file.
 func (c *Client) fill(ctx context.Context) error {
+	if limit := c.opts.CacheBytes; limit > 0 && limit < c.head.ImageSize {
+		return &errLimit{c.head.ImageSize, limit}
+	}
 	c.filling.CompareAndSwap(fillNone, fillRunning)
 	limit := int64(fillStepBytes)
 	if c.opts.FillRate == FillMax {
 		limit *= fillAtOnce
 	} else {
 		limit = min(limit, max(c.opts.FillRate/4, 1))
+	}
+	step := c.demand.fill
+	if c.plain != nil {
+		step = c.plain.fill
 	}
 	due := time.Now()
 	for page, pages := int64(0), c.head.ImageSize/bpk.PageSize; page < pages; {
@@ -73,7 +72,7 @@ func (c *Client) fill(ctx context.Context) error {
 		}
 		end := min(page+fillStepPages, pages)
 		c.cache.revive([]bpk.Range{{Page: page, Pages: end - page}})
-		next, got, err := c.demand.fill(ctx, page, end, limit)
+		next, got, err := step(ctx, page, end, limit)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -119,7 +118,9 @@ func (d *demand) fill(ctx context.Context, page, end, limit int64) (next, stored
 		if created {
 			f.quiet = true
 			mine = append(mine, f)
-			storedBytes += e.Len
+			if !d.older.has(&e) {
+				storedBytes += e.Len
+			}
 		}
 		wait = append(wait, f)
 		page = e.Page + e.Pages

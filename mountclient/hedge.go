@@ -106,7 +106,7 @@ func (f *fetcher) getRange(ctx context.Context, src *httpSource, off, n int64, s
 
 // second returns the mirror to ask when src is late; nil if there is none, or its share of bytes is used up.
 func (f *fetcher) second(src *httpSource) *httpSource {
-	if (f.hedges.Load()+1)*hedgeCost > f.src.count.bytes.Load()/hedgeShare+hedgeFloor {
+	if !f.mayHedge() {
 		return nil
 	}
 	s := f.pick(hedgeCost, src)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -182,6 +183,12 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	defer cancel(nil)
 	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
 	defer stall.Stop()
+	hear := func() {}
+	if t, ok := s.client.Transport.(*transport); ok {
+		watched, done := t.silence.begin(t.dial, func() { cancel(errReturned) })
+		defer done()
+		hear = watched.hear
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
 		return 0, err
@@ -195,6 +202,8 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	}
 	s.count.requests.Add(1)
 	begun := s.mirror.begin(n)
+	var sent atomic.Int64 // when the connection was there, nanoseconds after begun
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(int64(time.Since(begun))) }}))
 	why := causeOf(ctx)
 	var got int64
 	defer func() { s.mirror.end(n-got, got > 0) }()
@@ -212,10 +221,11 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 		stall.Reset(s.mirror.stall())
 		m, err := resp.Body.Read(buf[:min(int64(len(buf)), want-got)])
 		if m > 0 {
+			hear()
 			s.count.bytes.Add(int64(m))
 			s.count.byCause[why].Add(int64(m))
 			if got == 0 {
-				s.mirror.first(begun)
+				s.mirror.first(begun, time.Duration(sent.Load()))
 			}
 			s.mirror.came(int64(m))
 			sink(buf[:m])
@@ -240,11 +250,17 @@ type freshKey struct{}
 // fresh returns a context whose requests ask all caches for what the server has now.
 func fresh(ctx context.Context) context.Context { return context.WithValue(ctx, freshKey{}, true) }
 
+// errReturned ends a request that was sent before the network went away.
+var errReturned = errors.New("no answer, and the network was away meanwhile")
+
 var errStalled = errors.New("no answer in time")
 
 func (s *httpSource) transportError(ctx context.Context, asked string, err error) error {
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		err = cause
+	}
+	if errors.Is(err, errReturned) { // what is idle may not be
+		s.client.CloseIdleConnections()
 	}
 	var u *url.Error
 	if errors.As(err, &u) {

@@ -49,6 +49,8 @@ func TestMain(m *testing.M) {
 		os.Exit(soakMain(os.Args[1], os.Args[2], os.Args[3]))
 	case roleSum:
 		os.Exit(sumMain(os.Args[1]))
+	case roleCable:
+		os.Exit(cableMain(os.Args[1], os.Args[2], os.Args[3]))
 	case roleTests:
 		os.Exit(testMain(m))
 	}

@@ -32,6 +32,8 @@ func (s *Status) Metrics() []byte {
 	put("wasted_bytes_total", "counter", "Bytes received that came too late.", float64(s.WastedBytes))
 	put("damaged_chunks_total", "counter", "Chunks that arrived damaged.", float64(s.DamagedChunks))
 	put("cache_damaged_total", "counter", "Records of the cache dropped.", float64(s.CacheDamaged))
+	put("cache_evicted_pages_total", "counter", "Pages taken out of the cache because of its size limit.", float64(s.CacheEvicted))
+	put("reused_bytes_total", "counter", "Stored bytes of chunks taken from another version in the cache.", float64(s.ReusedBytes))
 	put("held_pages", "gauge", "Pages in the store or cache.", float64(s.HeldPages))
 	head("received_bytes_total", "counter", "Bytes of bodies received, by why they were asked for.")
 	for _, c := range []struct {

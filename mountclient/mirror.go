@@ -21,7 +21,6 @@ const (
 	rateWindow    = 50 * time.Millisecond  // of a sample of throughput
 	firstBytes    = 20 << 10               // of the first sample
 	idleGap       = 3 * time.Millisecond   // between packets: a longer one is TCP waiting for its window to open, and not the link
-	rescueTime    = 10 * time.Millisecond  // by which another mirror has to be faster at the least
 	pieceTime     = 40 * time.Millisecond  // of a piece of the preload; a mirror has two of them to give
 	leastPiece    = 64 << 10
 	mostPiece     = 1 << 20
@@ -38,6 +37,7 @@ type mirror struct {
 	mu       sync.Mutex
 	shared   bool          // there are others
 	latency  time.Duration // from request to first byte; 0: not known
+	warm     time.Duration // the same without the making of a connection
 	spread   time.Duration // mean deviation of latency
 	rate     float64       // bytes per second while bodies come; 0: not known
 	asked    int64         // bytes asked for that have not come
@@ -64,15 +64,17 @@ func (m *mirror) begin(n int64) time.Time {
 	return m.tried
 }
 
-// first notes the first byte of the answer to a request sent at begun.
-func (m *mirror) first(begun time.Time) {
+// first notes the first byte of the answer to a request sent at begun, which had its connection after connected.
+func (m *mirror) first(begun time.Time, connected time.Duration) {
 	now := time.Now()
 	took := now.Sub(begun)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.latency == 0 {
 		m.latency, m.spread = took, took/2
+		m.warm = took - connected
 	} else {
+		m.warm += (took - connected - m.warm) / 4
 		m.spread += ((took - m.latency).Abs() - m.spread) / 4
 		m.latency += (took - m.latency) / 8
 	}
@@ -125,6 +127,13 @@ func (m *mirror) failed(atLeast time.Duration) {
 	}
 	m.rest = min(max(2*m.rest, atLeast), longRest)
 	m.rests = now.Add(m.rest)
+}
+
+// forgive ends the rest of a mirror.
+func (m *mirror) forgive() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rest, m.rests = 0, time.Time{}
 }
 
 // patience is how long the first byte of an answer may take before it is asked for elsewhere, too.
@@ -250,12 +259,6 @@ func (f *fetcher) nth(n int) *httpSource {
 // be asked for; nil if each has enough to do. With several mirrors the pieces are of equal times: each brings its
 // part of the next bytes, whatever its throughput. One that would hold up the others by a piece is left out.
 func (f *fetcher) freest(left map[*httpSource]int64) (*httpSource, int64) {
-	if len(f.mirrors) == 0 {
-		if left[f.src] >= streamAhead {
-			return nil, 0
-		}
-		return f.src, segmentBytes
-	}
 	now := time.Now()
 	var fastest float64
 	usable := false
@@ -290,40 +293,6 @@ func (f *fetcher) freest(left map[*httpSource]int64) (*httpSource, int64) {
 		}
 	}
 	return best, most
-}
-
-// rescue gives the rest of a segment to another mirror that will have brought it in two thirds of the time. It looks
-// at the segment that is needed first; what is behind it has time. The caller holds mu.
-func (p *preload) rescue() {
-	now := time.Now()
-	if len(p.fetch.mirrors) == 0 || now.Sub(p.looked) < rescueTime/4 {
-		return
-	}
-	p.looked = now
-	for p.whole < p.next && p.segs[p.whole].off+p.segs[p.whole].filled == p.segs[p.whole].end {
-		p.whole++
-	}
-	for i := p.whole; i < p.next; i++ {
-		s := p.segs[i]
-		rest := s.end - s.off - s.filled
-		rate := s.src.mirror.share()
-		if rest == 0 || rate == 0 {
-			continue
-		}
-		other := p.fetch.pick(rest, s.src)
-		if other == nil || !other.mirror.usable(now) || other.mirror.throughput() == 0 {
-			continue
-		}
-		takes := other.mirror.expect(rest, guessedRate)
-		if time.Duration(float64(rest)/rate*float64(time.Second)) < takes*3/2+rescueTime {
-			continue
-		}
-		comes := min(rest-1, int64(rate*other.mirror.expect(0, guessedRate).Seconds())) // until the other one answers
-		p.split(s, s.filled+comes, p.next)
-		p.segs[p.next].src, p.segs[p.next].opening = other, true
-		p.free.Broadcast()
-		return
-	}
 }
 
 // share is the rate of one of the answers that come now; 0: not known.

@@ -21,6 +21,7 @@ type Misses struct {
 	ReadySeconds float64 `json:"ready_seconds"` // from start to the mount being ready
 	List         []Miss  `json:"list"`
 	Dropped      int64   `json:"dropped"` // misses for which the list had no room
+	Reads        bool    `json:"reads"`   // with Options.Record: List has what the kernel read, page by page, boot zone or not
 }
 
 // A Miss is a range of pages outside the boot zone: a chunk, or what of it is between boot pages.
@@ -37,12 +38,16 @@ type missLog struct {
 	seen    map[int64]struct{} // first pages of chunks
 	list    []Miss
 	dropped int64
+	reads   bool // list has READs, by read
 }
 
 // add notes the chunks of flights that have just begun.
 func (l *missLog) add(boot *bpk.BootIndex, started time.Time, begun []*flight, ahead bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.reads {
+		return
+	}
 	after := int64(time.Since(started))
 	if l.seen == nil {
 		l.seen = make(map[int64]struct{})
@@ -64,6 +69,18 @@ func (l *missLog) add(boot *bpk.BootIndex, started time.Time, begun []*flight, a
 	}
 }
 
+// read notes a READ of the kernel, in place of misses. With no pages pushed and readahead 0, the first READ of a page is its
+// first touch.
+func (l *missLog) read(started time.Time, page, pages int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.list) >= maxMisses {
+		l.dropped++
+		return
+	}
+	l.list = append(l.list, Miss{AfterNS: int64(time.Since(started)), Page: page, Pages: pages})
+}
+
 // Misses returns the misses so far; none of a plain image.
 func (c *Client) Misses() *Misses {
 	if c.demand == nil {
@@ -75,7 +92,7 @@ func (c *Client) Misses() *Misses {
 	return &Misses{
 		ImageBytes: c.head.ImageSize, ImageSHA256: fmt.Sprintf("%x", c.head.ImageSHA256), Filesystem: c.head.Filesystem,
 		UpSeconds: time.Since(c.started).Seconds(), ReadySeconds: seconds(c.ready.Load()),
-		List: append([]Miss{}, l.list...), Dropped: l.dropped,
+		List: append([]Miss{}, l.list...), Dropped: l.dropped, Reads: l.reads,
 	}
 }
 
@@ -89,10 +106,30 @@ func ReadMisses(runDir string, pid int) (*Misses, error) {
 	return &m, nil
 }
 
-// report tells at the end of the boot how it went.
+// missedPages returns how many pages readers waited for that the boot zone has not.
+func (c *Client) missedPages() (pages int64) {
+	if c.demand == nil {
+		return c.misses() * windowPages
+	}
+	l := &c.demand.missed
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.list {
+		if !m.Ahead {
+			pages += m.Pages
+		}
+	}
+	return pages
+}
+
+// report tells at the end of the boot how it went. Which files were missed, `bootprof status --report` tells.
 func (m *Mounted) report() {
 	c := m.Client
 	round := func(ns int64) time.Duration { return time.Duration(ns).Round(10 * time.Millisecond) }
-	m.opts.Log.Info("boot is over", "ready", round(c.ready.Load()), "hot", round(c.hot.Load()), "stalled", round(c.stalled.Load()),
+	coverage := 100.0
+	if missed := c.missedPages(); missed > 0 {
+		coverage = 100 * float64(c.head.BootPages) / float64(c.head.BootPages+missed)
+	}
+	m.opts.Log.Info("boot is over", "coverage", fmt.Sprintf("%.1f%%", coverage), "ready", round(c.ready.Load()), "hot", round(c.hot.Load()), "stalled", round(c.stalled.Load()),
 		"misses", c.misses())
 }

@@ -2,11 +2,13 @@ package mountclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"bootprof/imagepack/bpk"
@@ -210,6 +212,12 @@ func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte)
 	if err = decode(raw); isCorrupt(err) {
 		c.fetch.src.count.corrupt.Add(1)
 		src := c.pre.source(b.PackOff)
+		if src != nil && len(c.fetch.mirrors) > 0 {
+			c.pre.distrust(src, b.PackOff+b.Len)
+			if c.fromEither(ctx, src, b, decode) == nil {
+				return nil
+			}
+		}
 		for range max(1, len(c.fetch.mirrors)) { // the same one first: a cache in between may be to blame
 			raw, ferr := c.fetch.bytesFrom(fresh(ctx), src, b.PackOff, b.Len)
 			if ferr != nil {
@@ -227,6 +235,23 @@ func (c *Client) preloaded(ctx context.Context, b bpk.Block, decode func([]byte)
 		err = fmt.Errorf("%s: %w", c.fetch.src.shown, err)
 	}
 	return err
+}
+
+// fromEither decodes a damaged block from the mirror that gave it or from another one.
+func (c *Client) fromEither(ctx context.Context, src *httpSource, b bpk.Block, decode func([]byte) error) error {
+	var one sync.Mutex
+	decoded := false
+	_, damaged, err := c.fetch.either(ctx, src, b.PackOff, b.Len, func(raw []byte) error {
+		one.Lock()
+		defer one.Unlock()
+		if decoded {
+			return nil
+		}
+		err := decode(raw)
+		decoded = err == nil
+		return err
+	})
+	return cmp.Or(err, damaged)
 }
 
 // locate finds out where the blocks of a pack lie. image is what was asked for; without a fetcher if that was the pack.

@@ -22,6 +22,10 @@ type pin struct {
 	modified string // Last-Modified of the first answer that had one
 	dated    bool   // it has to be that of all answers
 	redated  error  // the first answer with another one
+
+	undated  map[string]bool // URLs that told no Last-Modified, though one was known or came later
+	compared bool            // mirrors have to tell the same, see compare
+	etag     string          // that they do; empty: none
 }
 
 // size returns the file's length in bytes, or -1 before the first answer.
@@ -65,6 +69,15 @@ func (p *pin) check(url string, length int64, etag string) error {
 func (p *pin) date(url, modified string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if modified == "" && len(p.undated) < maxMirrors {
+		if p.undated == nil {
+			p.undated = make(map[string]bool)
+		}
+		p.undated[url] = true
+	}
+	if p.compared && !p.agrees(url) {
+		return p.differs(url)
+	}
 	if p.modified == "" || modified == "" || modified == p.modified {
 		p.modified = max(p.modified, modified)
 		return nil
@@ -86,6 +99,41 @@ func (p *pin) checkDate() error {
 	defer p.mu.Unlock()
 	p.dated = true
 	return p.redated
+}
+
+// compare makes sure that mirrors of a file that has no digests have the same one, as far as they tell: each must have told
+// the ETag, or the Last-Modified, of the first. Servers that made neither of the bytes (a copy's time of copying) differ in
+// both. From now on an answer that does not agree is one of another file.
+func (p *pin) compare(first string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.compared, p.etag = true, p.etags[first]
+	for url := range p.etags {
+		if !p.agrees(url) {
+			return p.differs(url)
+		}
+	}
+	return nil
+}
+
+// agrees tells whether url has the file of the others. The caller holds mu, and has compared Last-Modified where that
+// was told.
+func (p *pin) agrees(url string) bool {
+	return p.etag != "" && p.etags[url] == p.etag || p.modified != "" && !p.undated[url]
+}
+
+func (p *pin) differs(url string) error {
+	return &identityError{url, "Last-Modified " + p.modified + ", ETag " + p.etag, "nothing that says that it is the same image"}
+}
+
+// name returns what tells this version of the file from others: ETag and Last-Modified; "" if nothing does.
+func (p *pin) name(url string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.etags[url]+p.modified == "" {
+		return ""
+	}
+	return fmt.Sprintf("%d\n%s\n%s", p.length, p.etags[url], p.modified)
 }
 
 // counters count what went over the sources of one client.

@@ -68,6 +68,13 @@ func (p *places) again(ctx context.Context, b bpk.Block, src *httpSource, check 
 		src = file.fetch.like(src)
 	}
 	begun := time.Now()
+	if !own && src != nil && len(file.fetch.mirrors) > 0 {
+		p.pack.fetch.log.Warn("damaged chunk, fetching it again", "from", p.where(b), "error", damaged)
+		raw, _, err := file.fetch.either(ctx, src, off, b.Len, check)
+		if err == nil && raw != nil {
+			return raw, nil
+		}
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, maxRetryWait) {
 		if !patient(time.Since(begun)) {
 			return nil, p.explain(b, damaged)

@@ -2,7 +2,9 @@ package mountclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -34,6 +36,7 @@ type plain struct {
 	size    int64    // bytes of the image; its last page may be a part of one
 	store   *store
 	arrived func([]bpk.Range)
+	filled  func([]bpk.Range) // instead of arrived, for windows of the fill
 
 	misses  atomic.Int64 // windows fetched because a reader waited
 	trails  trails
@@ -64,7 +67,8 @@ func isMissing(err error) bool {
 }
 
 // openPlain makes the parts of a client of an image without a manifest. notPack tells what the image's beginning is
-// not, and missing that there is no manifest. Nothing can compare mirrors of such an image: Open tries each alone.
+// not, and missing that there is no manifest. Mirrors of such an image are compared by what they tell of it; if that
+// differs, Open tries each alone.
 func (c *Client) openPlain(ctx, life context.Context, image remote, notPack *NotPackError, missing error) error {
 	_ = c.pre.close() // of the manifest
 	c.fetch, c.pre, c.at = image.fetch, image.pre, nil
@@ -77,27 +81,40 @@ func (c *Client) openPlain(ctx, life context.Context, image remote, notPack *Not
 	notPack.start = c.pre.start()
 	fs := fsmagic.Detect(bytes.NewReader(notPack.start))
 	switch {
-	case fs == "" || len(c.fetch.mirrors) > 0:
+	case fs == "":
 		return besideError(notPack, missing)
 	case c.opts.Digest != "" || c.opts.PublicKey != "":
 		return &UnverifiedError{src.shown, fs}
-	case c.opts.CacheDir != "":
-		return &SetupError{fmt.Errorf("%s is an image (%s) with no manifest beside it, whose pages are not kept in a cache: pack it, or mount it without one", src.shown, fs)}
 	}
-	if err := src.pin.checkDate(); err != nil {
+	err := src.pin.checkDate()
+	if len(c.fetch.mirrors) > 0 {
+		if err = cmp.Or(err, src.pin.compare(src.shown)); err != nil {
+			return &NotPackError{URL: c.shown, Why: fmt.Sprintf("it is an image (%s) of which mirrors tell different things: %v", fs, err)}
+		}
+		for _, s := range c.fetch.mirrors {
+			s.mirror.forgive() // that there is no manifest
+		}
+	}
+	if err != nil {
 		return err
 	}
-	c.digest = [32]byte{}
+	if c.opts.CacheDir != "" {
+		// What is kept is bound to all that the server tells of the file.
+		name := src.pin.name(src.shown)
+		if name == "" {
+			c.opts.Log.Warn("the cache is not used: the server tells neither ETag nor Last-Modified of the image", "url", src.shown)
+			c.opts.CacheDir, c.opts.FillRate = "", 0
+		}
+		c.digest = sha256.Sum256([]byte("plain image\n" + src.shown + "\n" + name))
+	}
 	c.head = &bpk.Header{ImageSize: (size + bpk.PageSize - 1) / bpk.PageSize * bpk.PageSize, Filesystem: fs}
 	c.index = &bpk.BootIndex{}
 	c.at = &places{head: c.head, pack: image}
-	var err error
-	if c.store, err = newMemoryStore(c.head.ImageSize, c.opts.MemoryBytes, c.opts.Log); err != nil {
+	if err := c.openStore(); err != nil {
 		return err
 	}
-	c.push = newPusher(c.store)
 	c.zone = &bootZone{index: c.index}
-	c.plain = &plain{ctx: life, fetch: c.fetch, pre: c.pre, early: early, size: size, store: c.store, arrived: c.arrived,
+	c.plain = &plain{ctx: life, fetch: c.fetch, pre: c.pre, early: early, size: size, store: c.store, arrived: c.arrived, filled: c.filled,
 		flights: make(map[int64]*window)}
 	c.need = c.plain.need
 	c.hot.Store(int64(time.Since(c.started)))
@@ -119,15 +136,7 @@ func (p *plain) need(ctx context.Context, page, pages int64) error {
 			mine = append(mine, more...)
 		}
 	}
-	for len(mine) > 0 {
-		n := 1
-		for n < len(mine) && n < plainJoin/plainWindow && mine[n].n == mine[n-1].n+1 {
-			n++
-		}
-		group := mine[:n]
-		mine = mine[n:]
-		p.running.Go(func() { p.load(group) })
-	}
+	p.start(mine, forReader)
 	for _, w := range wait {
 		for q := max(page, w.n*windowPages); q < min(page+pages, (w.n+1)*windowPages); q++ {
 			arrival := p.store.arrival(q)
@@ -146,6 +155,35 @@ func (p *plain) need(ctx context.Context, page, pages int64) error {
 		}
 	}
 	return nil
+}
+
+// start fetches windows that begin has returned, those side by side in one request.
+func (p *plain) start(mine []*window, why cause) {
+	for len(mine) > 0 {
+		n := 1
+		for n < len(mine) && n < plainJoin/plainWindow && mine[n].n == mine[n-1].n+1 {
+			n++
+		}
+		group := mine[:n]
+		mine = mine[n:]
+		p.running.Go(func() { p.load(group, why) })
+	}
+}
+
+// fill is demand.fill of a plain image.
+func (p *plain) fill(ctx context.Context, page, end, limit int64) (next, storedBytes int64, err error) {
+	next = min(end, (page/windowPages+max(1, limit/plainWindow))*windowPages)
+	wait, mine := p.begin(bpk.Range{Page: page, Pages: next - page})
+	p.start(mine, forFill)
+	for _, w := range wait {
+		select {
+		case <-w.done:
+			err = cmp.Or(err, w.err)
+		case <-ctx.Done():
+			return page, 0, ctx.Err()
+		}
+	}
+	return next, int64(len(mine)) * plainWindow, err
 }
 
 // begin returns the windows that lack pages of r, in order, and those among them that are not under way yet. The
@@ -170,7 +208,7 @@ func (p *plain) begin(r bpk.Range) (wait, mine []*window) {
 }
 
 // load fetches windows that lie side by side, and lets each land when it is complete.
-func (p *plain) load(group []*window) {
+func (p *plain) load(group []*window, why cause) {
 	off, end := group[0].n*plainWindow, min((group[len(group)-1].n+1)*plainWindow, p.size)
 	kept := off // bytes before it are in the store
 	var buf []byte
@@ -187,7 +225,7 @@ func (p *plain) load(group []*window) {
 			return
 		}
 		if failed == nil {
-			failed = p.keep(kept, buf[:n])
+			failed = p.keep(kept, buf[:n], why)
 		}
 		kept += int64(n)
 		buf = append(buf[:0], buf[n:]...)
@@ -204,7 +242,7 @@ func (p *plain) load(group []*window) {
 		}
 	}
 	if err == nil && off < end {
-		p.fetch.persist(p.ctx, "fetching a window", func() { err = p.fetch.stream(p.ctx, off, end-off, sink) })
+		p.fetch.persist(p.ctx, "fetching a window", func() { err = p.fetch.stream(because(p.ctx, why), off, end-off, sink) })
 	}
 	for _, w := range group {
 		p.land(w, errors.Join(failed, err))
@@ -212,12 +250,16 @@ func (p *plain) load(group []*window) {
 }
 
 // keep puts whole pages into the store.
-func (p *plain) keep(imageOff int64, data []byte) error {
+func (p *plain) keep(imageOff int64, data []byte, why cause) error {
 	r := []bpk.Range{{Page: imageOff / bpk.PageSize, Pages: int64(len(data)) / bpk.PageSize}}
 	if err := p.store.put(r, data); err != nil {
 		return fmt.Errorf("keeping pages: %w", err)
 	}
-	p.arrived(r)
+	if why == forFill {
+		p.filled(r)
+	} else {
+		p.arrived(r)
+	}
 	return nil
 }
 

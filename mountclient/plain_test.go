@@ -312,7 +312,6 @@ func TestPlainRefused(t *testing.T) {
 		{"no image", bytes.Repeat([]byte("hello "), 1000), nil, nil, ExitFormat, "not a bootprof pack"},
 		{"digest", image, nil, func(o *Options) { o.Digest = "sha256:00" }, ExitTrust, "cannot be verified: pack it, or make a manifest"},
 		{"key", image, nil, func(o *Options) { o.PublicKey = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3" }, ExitTrust, "cannot be verified"},
-		{"cache", image, nil, func(o *Options) { o.CacheDir = t.TempDir() }, ExitSetup, "not kept in a cache"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _ := servePlain(t, c.image)
@@ -331,15 +330,129 @@ func TestPlainRefused(t *testing.T) {
 	}
 }
 
-// Of several servers one is used: nothing tells whether they have the same image.
+// telling makes a server tell this of its file; "" is left out.
+func telling(etag, modified string) *faultserver.Fault {
+	return &faultserver.Fault{Name: "telling", Change: func(_ *faultserver.Request, a *faultserver.Answer, _ []byte) {
+		for key, v := range map[string]string{"ETag": etag, "Last-Modified": modified} {
+			if v == "" {
+				a.Header.Del(key)
+			} else {
+				a.Header.Set(key, v)
+			}
+		}
+	}}
+}
+
+const (
+	oneDate   = "Mon, 02 Jan 2023 03:04:05 GMT"
+	otherDate = "Tue, 03 Jan 2023 03:04:05 GMT"
+)
+
+// Several servers are used if they tell the same of the image; else one of them is.
 func TestPlainMirrors(t *testing.T) {
-	image := plainImage(2 << 20)
-	one, _ := servePlain(t, image)
-	s, _ := servePlain(t, image)
-	c := mustOpen(t, one.url(plainName)+","+s.url(plainName), nil)
-	n := len(s.requests())
-	checkImage(t, c, image, 1<<20)
-	if len(s.requests()) != n {
-		t.Errorf("the second server was asked, too: %v", s.requests()[n:])
+	image := plainImage(8 << 20)
+	for name, c := range map[string]struct {
+		first, second *faultserver.Fault
+		both          bool
+	}{
+		"same date":            {telling(`"a"`, oneDate), telling(`"b"`, oneDate), true},
+		"same ETag":            {telling(`"a"`, oneDate), telling(`"a"`, ""), true},
+		"another date":         {telling(`"a"`, oneDate), telling(`"b"`, otherDate), false},
+		"date missing":         {telling(`"a"`, oneDate), telling(`"b"`, ""), false},
+		"weak ETag, no date":   {telling(`W/"a"`, ""), telling(`W/"a"`, ""), false},
+		"nothing told by both": {telling("", ""), telling("", ""), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, a := servePlain(t, image)
+			two, b := servePlain(t, image)
+			a.Script(faultserver.Always(c.first))
+			b.Script(faultserver.Always(c.second))
+			cl := mustOpen(t, one.url(plainName)+","+two.url(plainName), nil)
+			n, m := len(a.Requests()), len(b.Requests())
+			checkImage(t, cl, image, 1<<20)
+			used := len(a.Requests()) > n && len(b.Requests()) > m
+			if used != c.both {
+				t.Errorf("%d and %d requests for windows; both are to be used: %t", len(a.Requests())-n, len(b.Requests())-m, c.both)
+			}
+		})
 	}
+	t.Run("replaced in use", func(t *testing.T) {
+		one, _ := servePlain(t, image)
+		two, b := servePlain(t, image)
+		cl := mustOpen(t, one.url(plainName)+","+two.url(plainName), nil)
+		b.Script(faultserver.Always(&faultserver.Fault{Name: "other", Change: func(_ *faultserver.Request, a *faultserver.Answer, _ []byte) {
+			a.Header.Set("Last-Modified", otherDate)
+			a.Header.Set("ETag", `"other"`)
+			clear(a.Body)
+		}}))
+		cl.fetch.setInUse()
+		checkImage(t, cl, image, 1<<20)
+	})
+}
+
+// Pages of a plain image are kept for the next mount of the same file, and for no other.
+func TestPlainCache(t *testing.T) {
+	image, other := plainImage(3<<20+100), plainImage(3<<20+100)
+	for i := 600 << 10; i < len(other); i++ {
+		other[i] ^= 1
+	}
+	for name, c := range map[string]struct {
+		then  *faultserver.Fault
+		image []byte
+		kept  bool
+	}{
+		"same":         {telling(`"a"`, oneDate), image, true},
+		"another ETag": {telling(`"b"`, oneDate), other, false},
+		"another date": {telling(`"a"`, otherDate), other, false},
+		"nothing told": {telling("", ""), other, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, file := servePlain(t, image)
+			dir := t.TempDir()
+			withCache := func(o *Options) { o.CacheDir = dir }
+			file.Script(faultserver.Always(telling(`"a"`, oneDate)))
+			cl, err := openURL(t, s.url(plainName), withCache)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkImage(t, cl, padded(image), 1<<20)
+			if err := cl.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s.put(plainName, c.image)
+			file = s.file(plainName)
+			file.Script(faultserver.Always(c.then))
+			cl = mustOpen(t, s.url(plainName), withCache)
+			checkImage(t, cl, padded(c.image), 1<<20)
+			if windows := cl.plain.misses.Load(); (windows == 0) != c.kept {
+				t.Errorf("%d windows fetched; all are to be in the cache: %t", windows, c.kept)
+			}
+		})
+	}
+}
+
+// A plain image that is wholly in the cache is left to the kernel.
+func TestPlainHandOver(t *testing.T) {
+	watchdog(t, 60*time.Second)
+	p := packOf(t, hotAndCold)
+	s, _ := servePlain(t, p.image)
+	r := mountPlain(t, s.url(plainName), filling(t.TempDir()))
+	r.compareDuring(p, r.handedOver)
+	n := len(s.requests())
+	dropCaches(t)
+	r.compare(p)
+	if got := len(s.requests()); got != n {
+		t.Errorf("%d requests after the hand-over", got-n)
+	}
+	if err := unix.Unmount(r.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := ReadStatus(r.run); err != nil || len(st) != 0 {
+		t.Errorf("status after the unmount: %+v, %v", st, err)
+	}
+	r.gone()
+}
+
+func padded(image []byte) []byte {
+	return append(image[:len(image):len(image)], make([]byte, -len(image)&4095)...)
 }

@@ -10,6 +10,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Tuning of the preload. Behind the opening, requests follow each other in order of need, and the next is sent when
@@ -54,7 +56,7 @@ type preload struct {
 	next    int                   // segs[next:] are not taken yet
 	left    map[*httpSource]int64 // bytes to come of segments taken, but for those of the opening
 	whole   int                   // segs[:whole] are complete
-	looked  time.Time             // when rescue last looked at them
+	streams streams               // without mirrors
 	waiting []*span               // what readers wait for
 	curious int                   // readers that wait for any answer, for the file's size
 	err     error                 // permanent: the preload will not go on
@@ -67,8 +69,11 @@ type segment struct {
 	span
 	filled  int64       // bytes got
 	opening bool        // sent at once, whatever else is under way
+	race    bool        // two mirrors are asked for it, see fetcher.race
 	src     *httpSource // whom to ask first; set when taken, or before by rescue
 	stop    context.CancelFunc
+	sent    time.Time // when the request was sent
+	came    time.Time // when the last byte came; zero: none yet
 }
 
 // startPreload sends the opening requests. ctx ends the preload; wait for its goroutines by closing running.
@@ -80,10 +85,14 @@ func startPreload(ctx context.Context, fetch *fetcher, opening []span, running *
 	ctx, cancel := context.WithCancel(ctx)
 	p := &preload{fetch: fetch, zone: zone, stop: cancel, left: make(map[*httpSource]int64)}
 	p.come, p.free = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
-	for _, s := range opening {
+	for i, s := range opening {
 		p.add(s, true)
+		p.segs[i].race = len(fetch.mirrors) > 0 && i < racedSegments
 	}
 	context.AfterFunc(ctx, p.wake)
+	if len(fetch.mirrors) > 0 {
+		running.Go(func() { p.watch(ctx) })
+	}
 	for range preloadWorkers {
 		running.Go(func() { p.work(ctx) })
 	}
@@ -142,8 +151,16 @@ func (p *preload) work(ctx context.Context) {
 		}
 		for {
 			fetch, from, end := p.begin(ctx, s)
+			if from == end { // it was given to another mirror meanwhile
+				p.finish(ctx, s, nil)
+				break
+			}
 			err := errPanicked
 			p.fetch.survived("fetching boot pages", func() {
+				if s.race && from == s.off && p.raced(fetch, s) {
+					err = nil
+					return
+				}
 				err = p.fetch.streamFrom(fetch, s.src, from, end-from, func(b []byte) { p.store(s, b) })
 			})
 			s.stop()
@@ -162,6 +179,7 @@ func (p *preload) begin(ctx context.Context, s *segment) (fetch context.Context,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fetch, s.stop = context.WithCancel(ctx)
+	s.sent, s.came = time.Now(), time.Time{}
 	return fetch, s.off + s.filled, s.end
 }
 
@@ -180,15 +198,21 @@ func (p *preload) take(ctx context.Context) *segment {
 					s.src = p.fetch.nth(p.next)
 				}
 				p.next++
+				s.sent = time.Now()
 				return s
 			}
-			if src, most := p.fetch.freest(p.left); src != nil {
+			src, most := p.turn()
+			if len(p.fetch.mirrors) > 0 {
+				src, most = p.fetch.freest(p.left)
+			}
+			if src != nil {
 				if s.end-s.off > most {
 					p.split(s, most, p.next+1)
 				}
 				s.src = src
 				p.left[src] += s.end - s.off
 				p.next++
+				s.sent = time.Now()
 				return s
 			}
 		}
@@ -286,13 +310,17 @@ func (p *preload) store(s *segment, b []byte) {
 	if err != nil && p.err == nil {
 		p.err = fmt.Errorf("keeping preloaded bytes in memory: %w", err)
 	}
-	s.filled += int64(len(b))
+	took := min(int64(len(b)), s.end-s.off-s.filled) // it may have been cut meanwhile
+	s.filled += took
+	s.came = time.Now()
 	if !s.opening {
-		if p.left[s.src] -= int64(len(b)); p.left[s.src] < p.enough() && p.next < len(p.segs) {
+		if p.left[s.src] -= took; p.left[s.src] < p.enough() && p.next < len(p.segs) {
 			p.free.Signal()
 		}
+		if len(p.fetch.mirrors) == 0 && p.streams.read(took, s.came, s.src.mirror.answers()) {
+			p.spread()
+		}
 	}
-	p.rescue()
 	p.advance()
 	more := s.off+s.filled < s.end
 	p.mu.Unlock()
@@ -312,6 +340,9 @@ func (p *preload) advance() {
 func (p *preload) have(off int64) int64 {
 	for i := p.behind(off); i < len(p.sorted); i++ {
 		s := p.sorted[i]
+		if s.off == s.end { // all of it was given to another mirror
+			continue
+		}
 		if s.off > off || s.off+s.filled <= off {
 			break
 		}
@@ -390,6 +421,11 @@ func (p *preload) read(off, n int64) ([]byte, error) {
 func (p *preload) replace(off int64, b []byte) error {
 	_, err := p.file(off+int64(len(b))).WriteAt(b, off)
 	return err
+}
+
+// forget frees the memory of bytes that nobody reads any more.
+func (p *preload) forget(off, n int64) {
+	_ = unix.Fallocate(int(p.zone.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
 // file returns where the bytes before end are: in the copy of a file without ranges, if that has them, or in zone.

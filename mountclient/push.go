@@ -38,7 +38,9 @@ func newPusher(s *store) *pusher {
 // add queues pages that are in the store. It does not block.
 func (p *pusher) add(ranges []bpk.Range) {
 	p.mu.Lock()
-	p.queue = append(p.queue, ranges...)
+	if !p.closed {
+		p.queue = append(p.queue, ranges...)
+	}
 	p.cond.Broadcast()
 	p.mu.Unlock()
 }
@@ -56,14 +58,17 @@ func (p *pusher) reading(page, pages int64) (done func()) {
 	}
 }
 
+// end makes run return and drops what is queued, now and later.
+func (p *pusher) end() {
+	p.mu.Lock()
+	p.closed = true
+	p.cond.Broadcast()
+	p.mu.Unlock()
+}
+
 // run pushes what is queued until ctx ends.
 func (p *pusher) run(ctx context.Context) {
-	defer context.AfterFunc(ctx, func() {
-		p.mu.Lock()
-		p.closed = true
-		p.cond.Broadcast()
-		p.mu.Unlock()
-	})()
+	defer context.AfterFunc(ctx, p.end)()
 	buf := make([]byte, pushStep*bpk.PageSize)
 	for {
 		r, ok := p.take()

@@ -16,20 +16,32 @@ import (
 // While booting, readahead would ask for cold pages beside those that the boot needs, and make them as urgent:
 // it is 0 then. Afterwards a copy of a large file wants it.
 const (
-	bootWindow = 20 * time.Second // from ready; readahead stays 0 at least so long
+	bootWindow = 20 * time.Second // from ready; readahead stays 0 at least so long,
+	quietPart  = 8                // then until nothing was asked of us for this part of the window,
+	maxWindows = 6                // for so many windows at most: a slow machine boots for minutes
 	calmKB     = 512
 	aliveEvery = 200 * time.Millisecond // between two looks whether a loop device lives
 )
 
 // booted waits until the boot is over, and tells so; it tells false if ctx ends or alive says no before.
 func (m *Mounted) booted(ctx context.Context, alive func() bool) bool {
-	begin := time.Now()
+	begin, window := time.Now(), m.opts.window
+	quietSince, reads := begin, int64(0)
 	for sleep(ctx, aliveEvery) {
 		if !alive() {
 			return false
 		}
-		if time.Since(begin) >= m.opts.window && m.Client.hot.Load() > 0 {
+		if n := m.Client.reads.Load(); n != reads {
+			quietSince, reads = time.Now(), n
+		}
+		up := time.Since(begin)
+		quiet := time.Since(quietSince) >= window/quietPart || up >= maxWindows*window
+		if up >= window && quiet && m.Client.hot.Load() > 0 {
 			m.report()
+			if m.opts.Record { // readahead would touch what nobody asked for
+				<-ctx.Done()
+				return false
+			}
 			return true
 		}
 	}

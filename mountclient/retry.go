@@ -13,8 +13,12 @@ import (
 	"time"
 )
 
-// maxRetryWait bounds the pause between two attempts: a network that is back is used again within it.
-const maxRetryWait = 2 * time.Second
+// Bounds of the pause between two attempts: a network that is back is used again within maxDialWait, and a server that
+// answered with an error is asked again within maxRetryWait.
+const (
+	maxDialWait  = 700 * time.Millisecond
+	maxRetryWait = 2 * time.Second
+)
 
 // damagedAtStart is how long bytes may stay damaged before the image is in use: a sysadmin waits for an answer.
 const damagedAtStart = 1500 * time.Millisecond
@@ -29,10 +33,11 @@ type network struct {
 	survive      bool          // work that panics is done again, see persist
 	wholeDir     string        // for copies of files of which a server gives no ranges; empty: they are in memory
 
-	lastByte atomic.Int64 // when the last byte came, Unix nanoseconds
+	lastByte moment       // when the last byte came
 	hedges   atomic.Int64 // requests sent because a mirror was late
 	wasted   atomic.Int64 // bytes of answers that came too late
 	last     lastError
+	judging  sync.WaitGroup // requests whose answers tell of a mirror, see either
 
 	mu     sync.Mutex
 	inUse  bool
@@ -119,6 +124,7 @@ func (f *fetcher) shown() string {
 
 // close ends the connections that are not used, and the stream of a file without ranges. Requests must have ended.
 func (f *fetcher) close() {
+	f.judging.Wait()
 	f.src.client.CloseIdleConnections()
 	for _, s := range f.mirrors {
 		s.client.CloseIdleConnections()
@@ -253,6 +259,10 @@ func (f *fetcher) repeat(ctx context.Context, sink func([]byte), try func(contex
 		f.src.count.retries.Add(1)
 		pause := wait/2 + rand.N(wait/2)
 		var answer *HTTPError
+		var network *NetworkError
+		if errors.As(err, &network) {
+			pause = min(pause, maxDialWait/2+rand.N(maxDialWait/2))
+		}
 		if errors.As(err, &answer) && answer.RetryAfter > pause {
 			pause = answer.RetryAfter
 			if limit := f.limit(); limit > 0 {
@@ -278,7 +288,7 @@ func (f *fetcher) attempt(ctx context.Context, progress *time.Time, sink func([]
 	}
 	return try(ctx, func(b []byte) {
 		*progress = time.Now()
-		f.lastByte.Store(progress.UnixNano())
+		f.lastByte.set(*progress)
 		if timer != nil {
 			timer.Reset(limit)
 		}
@@ -313,7 +323,7 @@ func (f *network) limit() time.Duration {
 
 // latest returns when the last byte came, or since if that was later.
 func (f *network) latest(since time.Time) time.Time {
-	if t := time.Unix(0, f.lastByte.Load()); t.After(since) {
+	if t := f.lastByte.get(); t.After(since) {
 		return t
 	}
 	return since

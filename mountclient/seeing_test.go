@@ -115,7 +115,7 @@ func TestReport(t *testing.T) {
 	checkImage(t, c, p.image, 128<<10)
 	(&Mounted{Client: c, opts: MountOptions{Options: c.opts}}).report()
 	said := log.String()
-	for _, want := range []string{"boot is over", "ready=", "hot=", "stalled=", "misses="} {
+	for _, want := range []string{"boot is over", "coverage=", "ready=", "hot=", "stalled=", "misses="} {
 		if !strings.Contains(said, want) || strings.Count(said, "\n") != 1 {
 			t.Errorf("%q has no %s, or more than one line", said, want)
 		}

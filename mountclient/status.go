@@ -41,6 +41,9 @@ type Status struct {
 	DamagedChunks   int64   `json:"damaged_chunks"`
 	CacheDir        string  `json:"cache_dir,omitempty"`
 	CacheDamaged    int64   `json:"cache_damaged,omitempty"` // records of the cache dropped: damaged, or of damaged pages
+	CacheLimit      int64   `json:"cache_limit,omitempty"`   // bytes that CacheDir may take; 0: no limit
+	CacheEvicted    int64   `json:"cache_evicted,omitempty"` // pages taken out of the cache for that
+	ReusedBytes     int64   `json:"reused_bytes,omitempty"`  // stored bytes of chunks that another version in the cache had
 	HeldPages       int64   `json:"held_pages"`              // pages in the store or cache
 	FillPages       int64   `json:"fill_pages,omitempty"`    // pages in the cache since the fill began, of ImagePages
 	ImagePages      int64   `json:"image_pages"`
@@ -90,7 +93,10 @@ func (m *Mounted) Status() Status {
 		}
 	}
 	if c.cache != nil {
-		s.CacheDamaged = c.cache.damagedRecords()
+		s.CacheDamaged, s.CacheLimit, s.CacheEvicted = c.cache.damagedRecords(), c.opts.CacheBytes, c.cache.evicted.Load()
+	}
+	if c.demand != nil {
+		s.ReusedBytes = c.demand.reused.Load()
 	}
 	return s
 }

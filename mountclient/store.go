@@ -16,7 +16,7 @@ import (
 // added whole and verified; readers wait for a page until it is there.
 //
 // In memory (a memfd), pages that the kernel's page cache has taken over may be dropped again, oldest
-// first, so that the store stays within its budget. In a cache file, nothing is dropped.
+// first, so that the store stays within its budget. In a cache file, pages go only if the cache has a limit, see drop.
 //
 // Safe for concurrent use. mu guards the fields below it; reads and writes of the file itself go without
 // it, since a page's bytes never change once its bit is set.
@@ -34,7 +34,11 @@ type store struct {
 	spilt   []uint64                  // bit per page: its bytes are in spill
 	pushed  []bpk.Range               // droppable, oldest first
 	waiters map[int64][]chan struct{} // by page; closed when the page comes or the store fails
-	busy    int                       // reads and writes of f under way: nothing is dropped meanwhile
+	busy    [2]int                    // reads and writes of f under way, by the epoch that they began in: nothing is dropped meanwhile
+	epoch   int                       // 0 or 1
+	idle    sync.Cond                 // busy of the other epoch has become 0
+
+	puts sync.RWMutex // held to write by drop, to read by put; locked before mu
 }
 
 // newMemoryStore makes a store in memory.
@@ -51,7 +55,9 @@ func newMemoryStore(imageSize, budgetBytes int64, log *slog.Logger) (*store, err
 // newStore makes an empty store in f, which it owns from now on.
 func newStore(f *os.File, imageSize int64, log *slog.Logger) *store {
 	pages := imageSize / bpk.PageSize
-	return &store{f: f, log: log, pages: pages, have: make([]uint64, (pages+63)/64), waiters: make(map[int64][]chan struct{})}
+	s := &store{f: f, log: log, pages: pages, have: make([]uint64, (pages+63)/64), waiters: make(map[int64][]chan struct{})}
+	s.idle.L = &s.mu
+	return s
 }
 
 // memfd makes a file in memory that has no name in any directory.
@@ -73,11 +79,14 @@ func (s *store) close() error {
 // enter keeps pages from being dropped until the function it returns is called.
 func (s *store) enter() (leave func()) {
 	s.mu.Lock()
-	s.busy++
+	epoch := s.epoch
+	s.busy[epoch]++
 	s.mu.Unlock()
 	return func() {
 		s.mu.Lock()
-		s.busy--
+		if s.busy[epoch]--; s.busy[epoch] == 0 {
+			s.idle.Broadcast()
+		}
 		s.mu.Unlock()
 	}
 }
@@ -88,6 +97,12 @@ func (s *store) bit(page int64) bool { return s.have[page/64]&(1<<(page%64)) != 
 // there already are written again with the same bytes. Pages for which a cache file has no room are kept in
 // memory.
 func (s *store) put(ranges []bpk.Range, data []byte) error {
+	s.puts.RLock()
+	defer s.puts.RUnlock()
+	return s.putIn(ranges, data)
+}
+
+func (s *store) putIn(ranges []bpk.Range, data []byte) error {
 	defer s.enter()()
 	for _, r := range ranges {
 		if data == nil {
@@ -120,7 +135,7 @@ func (s *store) putZeros(r bpk.Range) error {
 	zeros := make([]byte, min(r.Pages, bpk.MaxChunkPages)*bpk.PageSize)
 	for p := r; p.Pages > 0; p.Page, p.Pages = p.Page+bpk.MaxChunkPages, p.Pages-bpk.MaxChunkPages {
 		part := bpk.Range{Page: p.Page, Pages: min(p.Pages, bpk.MaxChunkPages)}
-		if err := s.put([]bpk.Range{part}, zeros[:part.Pages*bpk.PageSize]); err != nil {
+		if err := s.putIn([]bpk.Range{part}, zeros[:part.Pages*bpk.PageSize]); err != nil {
 			return err
 		}
 	}
@@ -267,7 +282,7 @@ func (s *store) release(r bpk.Range) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pushed = append(s.pushed, r)
-	for s.budget > 0 && s.held > s.budget && len(s.pushed) > 0 && s.busy == 0 {
+	for s.budget > 0 && s.held > s.budget && len(s.pushed) > 0 && s.busy[0]+s.busy[1] == 0 {
 		old := s.pushed[0]
 		s.pushed = s.pushed[1:]
 		for p := old.Page; p < old.Page+old.Pages; p++ {
@@ -279,6 +294,30 @@ func (s *store) release(r bpk.Range) {
 		// With no reader under way and the bits gone, nobody sees the hole as content.
 		_ = unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, old.Page*bpk.PageSize, old.Pages*bpk.PageSize)
 	}
+}
+
+// drop takes the pages of r out of the file. It waits until nobody reads them any more.
+func (s *store) drop(r bpk.Range) error {
+	s.puts.Lock()
+	defer s.puts.Unlock()
+	s.mu.Lock()
+	for p := r.Page; p < r.Page+r.Pages; p++ {
+		if s.bit(p) {
+			s.have[p/64] &^= 1 << (p % 64)
+			s.held--
+		}
+	}
+	// Who comes from now on finds them missing, and is not waited for.
+	before := s.epoch
+	s.epoch = 1 - before
+	for s.busy[before] > 0 {
+		s.idle.Wait()
+	}
+	s.mu.Unlock()
+	if err := unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Page*bpk.PageSize, r.Pages*bpk.PageSize); err != nil {
+		return fmt.Errorf("taking pages out of %s: %w", s.f.Name(), err)
+	}
+	return nil
 }
 
 // heldPages returns the number of pages that are there.
@@ -299,6 +338,14 @@ func (s *store) whole() error {
 		return fmt.Errorf("%s lacks %d of %d pages", s.f.Name(), pages-s.held, pages)
 	}
 	return nil
+}
+
+// isWholeIn tells whether the store's own file holds the pages of ranges.
+func (s *store) isWholeIn(ranges []bpk.Range) bool {
+	s.mu.Lock()
+	isSpilt := s.spill != nil
+	s.mu.Unlock()
+	return !isSpilt && len(s.lacking(ranges)) == 0
 }
 
 // sync writes the store's own file to its disk.

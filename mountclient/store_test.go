@@ -87,7 +87,7 @@ func TestStoreRandomized(t *testing.T) {
 			bits++
 		}
 	}
-	if s.held != bits || s.busy != 0 {
+	if s.held != bits || s.busy[0]+s.busy[1] != 0 {
 		t.Errorf("%d pages held, %d bits set, %d busy", s.held, bits, s.busy)
 	}
 }

@@ -131,11 +131,14 @@ type transport struct {
 	made    []*http.Transport      // all that exist; guarded by mu
 	mu      sync.Mutex
 	finals  map[string]*url.URL // by URL: where its redirects lead
+	silence watch
+	dial    dialFunc
 }
 
 // newClient returns the client for what is below u.
 func (a *access) newClient(u *url.URL) *http.Client {
 	t := &transport{access: a, origin: u, finals: make(map[string]*url.URL)}
+	t.dial = t.access.dialer(&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second})
 	t.plain = t.newTransport(nil)
 	if u.Scheme == "file" {
 		t.plain.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
@@ -154,10 +157,9 @@ func (a *access) newClient(u *url.URL) *http.Client {
 }
 
 func (t *transport) newTransport(secure *tls.Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	h := &http.Transport{
 		Proxy:                  t.access.proxy,
-		DialContext:            t.access.dialer(dialer),
+		DialContext:            t.silence.dials(t.dial),
 		TLSClientConfig:        secure,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // ranges are of the bytes as they lie there

@@ -14,6 +14,9 @@ import "time"
 // MethodMisses is the Header.Method of a run of what a mounted client had to fetch outside its boot zone.
 const MethodMisses = "misses"
 
+// MethodReads is that of a run of all that a client with --record was asked for, page by page.
+const MethodReads = "client-reads"
+
 // PageSize is the unit of recording, in bytes.
 const PageSize = 4096
 

@@ -63,6 +63,17 @@ func (l *readLog) add(imageOff, length int64) {
 	}
 }
 
+// pages is the number of pages touched so far.
+func (l *readLog) pages() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var n int64
+	for _, t := range l.touches {
+		n += (t.Len + profiles.PageSize - 1) / profiles.PageSize
+	}
+	return n
+}
+
 // failed keeps the first error of reading the image.
 func (l *readLog) failed(imageOff int64, err error) {
 	l.mu.Lock()

@@ -55,7 +55,14 @@ var ErrNothingRead = errors.New("the command read nothing of the image: it must 
 // run holds all it read.
 var ErrNotReached = errors.New("the command ended before its until condition was seen")
 
-// Options of Record. Image, Size and Command must be set.
+// A Session is a recording in progress, as Options.Run gets it.
+type Session struct {
+	Image string            // path of the recording image, what {} stands for in a command
+	Mark  func(name string) // sets a mark now; safe for concurrent use
+	Pages func() int64      // touched so far
+}
+
+// Options of Record. Image, Size, and Command or Run must be set.
 type Options struct {
 	Image      io.ReaderAt   // safe for concurrent use; not closed
 	Size       int64         // bytes, > 0
@@ -63,6 +70,12 @@ type Options struct {
 	Filesystem string        // type for {dir} and the header; "" means by its magic
 	Map        *imagemap.Map // for file touches; nil: the run has none
 	Coarse     bool          // the image is compressed: touches are whole blocks
+
+	// Run, if set, is called instead of a command that is run: it boots something from the image by other means, and the
+	// recording lasts until it returns. It must return when ctx ends, with nothing left that uses the image. Its string
+	// becomes Header.End, its error that of Record. Command then only tells, in the header, what was booted.
+	Run     func(ctx context.Context, s Session) (end string, err error)
+	Machine Machine // what Run boots on
 
 	Command []string  // words; {}, {dev} and {dir} are replaced wherever they occur in one
 	Stdin   io.Reader // nil: /dev/null
@@ -84,11 +97,19 @@ type Options struct {
 	Logger  *slog.Logger // nil: nothing is logged
 }
 
+// A Machine is what an image was booted on, if not on this one. Its fields are those of profiles.Header.
+type Machine struct {
+	Kernel     string
+	Class      string
+	Readahead  int64 // bytes
+	TimeScaled bool
+}
+
 func (o *Options) check() error {
 	switch {
 	case o.Image == nil || o.Size <= 0:
 		return fmt.Errorf("recording needs an image of at least one byte, this one has %d", o.Size)
-	case len(o.Command) == 0 || o.Command[0] == "":
+	case o.Run == nil && (len(o.Command) == 0 || o.Command[0] == ""):
 		return errors.New("recording needs a command to run")
 	case o.Duration < 0 || o.Grace < 0:
 		return fmt.Errorf("a duration of %v and a grace period of %v: neither may be negative", o.Duration, o.Grace)
@@ -106,7 +127,7 @@ func (o *Options) check() error {
 // {dev} and {dir}. When it returns, the command's process group has ended and nothing of its own is left mounted,
 // attached or on disk.
 //
-// Once the command was started there is always a run, even together with an error: a *CommandError if the command
+// Once the command (or Run) was started there is always a run, even together with an error: a *CommandError if the command
 // failed by itself, the context's error if ctx was cancelled, ErrNotReached, ErrNothingRead (also wrapped in
 // another of these), or that of reading the image.
 func Record(ctx context.Context, o Options) (run *profiles.Run, err error) {
@@ -125,6 +146,9 @@ func Record(ctx context.Context, o Options) (run *profiles.Run, err error) {
 	defer func() {
 		err = join(err, st.close())
 	}()
+	if o.Run != nil {
+		return finish(&o, h, log, o.runSession(ctx, st, log))
+	}
 	cmd, err := newCommand(ctx, &o, st, log)
 	if err != nil {
 		return nil, err
@@ -166,6 +190,9 @@ func (o *Options) header(ctx context.Context) (profiles.Header, error) {
 		Machine:     machineClass(runtime.NumCPU()),
 		RecordedAt:  time.Now().Unix(),
 		Command:     o.Command,
+	}
+	if o.Run != nil {
+		h.Kernel, h.Machine, h.Readahead, h.TimeScaled = o.Machine.Kernel, o.Machine.Class, o.Machine.Readahead, o.Machine.TimeScaled
 	}
 	if h.Filesystem == "" {
 		h.Filesystem = detect(o.Image, o.Size)

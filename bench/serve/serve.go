@@ -27,10 +27,24 @@ type Options struct {
 	Root string // directory that is served; its files must not change while served
 	Addr string // IP address to listen on
 	Port int    // 0 is 8080
+	TLS  *TLS // nil: plain HTTP
 	// Start starts nginx, for instance in a network namespace; nil is (*exec.Cmd).Start.
 	Start func(*exec.Cmd) error
 	// Probe tells whether the server answers, from where the clients will ask; nil dials Addr.
 	Probe func() error
+}
+
+// TLS makes it an HTTPS server.
+type TLS struct {
+	CertFile, KeyFile string // PEM
+}
+
+// listen is what follows "listen" in nginx's configuration.
+func (o *Options) listen(addr string) string {
+	if o.TLS == nil {
+		return addr
+	}
+	return fmt.Sprintf("%s ssl;\n    ssl_certificate %s;\n    ssl_certificate_key %s", addr, o.TLS.CertFile, o.TLS.KeyFile)
 }
 
 // A Server is a running nginx. Close ends it. Safe for concurrent use, but for Kill and Restart.
@@ -107,7 +121,7 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	conf := filepath.Join(s.dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, config, s.dir, s.addr, root), 0o644); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, config, s.dir, o.listen(s.addr), root), 0o644); err != nil {
 		os.RemoveAll(s.dir)
 		return nil, err
 	}

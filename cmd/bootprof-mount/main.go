@@ -35,6 +35,7 @@ func run(args []string, stderr io.Writer) int {
 	fs.BoolVar(&o.Root, "root", false, "DIR becomes the root file system: no signal ends the client, and it needs no file any more once DIR is ready")
 	fs.BoolVar(&o.Loop, "loop", false, "use a loop device even where the kernel can mount the image file itself")
 	fs.StringVar(&o.CacheDir, "cache", "", "keep pages in `DIR` for the next mount of the same pack")
+	cacheSize := fs.String("cache-size", "", "keep the cache directory below `SIZE` bytes (500M, 2G); default: no limit")
 	fill := fs.String("fill", "off", "after the boot, bring the rest of the image into the cache at `RATE` bytes per second (500K, 2M, max), then leave the mount to the kernel")
 	fs.StringVar(&o.Digest, "digest", "", "mount only the pack with this digest, `sha256:HEX`")
 	fs.StringVar(&o.PublicKey, "pubkey", "", "mount only a pack that is signed (URL.minisig) with this minisign `KEY`: the key or its file")
@@ -43,6 +44,7 @@ func run(args []string, stderr io.Writer) int {
 	fs.StringVar(&o.KeyFile, "key", "", "the key of --cert lies in `FILE`; default: in the same one")
 	fs.StringVar(&o.CredentialsFile, "credentials", "", "`FILE` has one line for the server: user:password or Bearer TOKEN")
 	fs.StringVar(&o.Proxy, "proxy", "", "reach servers through the proxy at `URL` (default: from the environment)")
+	fs.BoolVar(&o.Record, "record", false, "note each page that is read, for status --misses; pages are not pushed ahead, so the boot is slower")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 10*time.Second, "give up if the server gives nothing for so long before DIR is ready; 0: never")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "fail a read if the server gives nothing for so long; 0: never")
 	if err := fs.Parse(args); err != nil {
@@ -62,7 +64,12 @@ func run(args []string, stderr io.Writer) int {
 	var err error
 	if o.FillRate, err = mountclient.ParseFill(*fill); err != nil {
 		err = fmt.Errorf("-fill: %w", err)
-	} else {
+	} else if *cacheSize != "" {
+		if o.CacheBytes, err = mountclient.ParseSize(*cacheSize); err != nil {
+			err = fmt.Errorf("-cache-size %w", err)
+		}
+	}
+	if err == nil {
 		err = mountclient.CheckArgs(fs.Arg(0), fs.Arg(1), o, *memory)
 	}
 	// An empty value is a variable of a script that is not set: -pubkey "$KEY" must not mean "any pack".

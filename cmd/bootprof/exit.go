@@ -11,6 +11,8 @@ import (
 	"bootprof/mountclient"
 	"bootprof/profiles"
 	"bootprof/recorder"
+	"bootprof/recorder/lab"
+	"bootprof/recorder/vm"
 )
 
 // A codedError carries its exit code. Without an error inside, what happened was told already.
@@ -30,7 +32,7 @@ func (e *codedError) Unwrap() error { return e.err }
 
 // Exit codes beside those of mountclient, documented in docs/cli.md.
 const (
-	exitCommand = 8 // the command that record ran failed
+	exitCommand = 8 // the command that record ran failed, or the machine that it booted
 )
 
 func exitCode(err error) int {
@@ -41,6 +43,8 @@ func exitCode(err error) int {
 		mismatch *analyzer.MismatchError
 		invalid  *analyzer.InvalidRunError
 		command  *recorder.CommandError
+		login    *lab.LoginError
+		qemu     *vm.QEMUError
 		key      *sign.KeyError
 	)
 	switch {
@@ -53,7 +57,7 @@ func exitCode(err error) int {
 		return mountclient.ExitFormat
 	case errors.As(err, &mismatch):
 		return mountclient.ExitTrust
-	case errors.As(err, &command):
+	case errors.As(err, &command), errors.As(err, &login), errors.As(err, &qemu):
 		return exitCommand
 	case strings.HasPrefix(err.Error(), "unknown command"):
 		return mountclient.ExitUsage

@@ -18,9 +18,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"bootprof/mountclient"
+	"bootprof/recorder/labinit"
 )
 
 func main() {
+	if labinit.IsInit() {
+		labinit.Run() // the machine of record --vm: its whole job, and it does not return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "mount" {
 		mountclient.MarkRoot(os.Args[2:])
 	}
@@ -80,7 +84,7 @@ func (a *app) command() *cobra.Command {
 		return err
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.recordCmd(), a.analyzeCmd(), a.packCmd(), a.serveCmd(), a.mountCmd(), a.statusCmd(), a.inspectCmd(), a.verifyCmd())
+	root.AddCommand(a.recordCmd(), a.analyzeCmd(), a.packCmd(), a.serveCmd(), a.mountCmd(), a.statusCmd(), a.inspectCmd(), a.verifyCmd(), a.initrdCmd())
 	return root
 }
 

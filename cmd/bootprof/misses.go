@@ -38,15 +38,19 @@ func (a *app) writeMisses(s *mountclient.Status, out string) error {
 	for _, t := range run.Touches {
 		bytes += t.Len
 	}
-	fmt.Fprintf(a.stderr, "%s: %d pages (%s) that the boot zone of %s does not have\n", out, bytes/profiles.PageSize, size(bytes), s.URL)
+	what := "that the boot zone of %s does not have"
+	if m.Reads {
+		what = "read of %s"
+	}
+	fmt.Fprintf(a.stderr, "%s: %d pages (%s) "+what+"\n", out, bytes/profiles.PageSize, size(bytes), s.URL)
 	if m.Dropped > 0 {
 		fmt.Fprintf(a.stderr, "%d later misses are not in it: the client keeps no more\n", m.Dropped)
 	}
 	return nil
 }
 
-// runOfMisses makes a run of misses. Its touches are whole chunks, so it is a coarse one; its time begins when the
-// mount was ready.
+// runOfMisses makes a run of misses. Its touches are whole chunks, so it is a coarse one, unless the client recorded reads; its
+// time begins when the mount was ready.
 func runOfMisses(m *mountclient.Misses, now time.Time) (*profiles.Run, error) {
 	sum, err := hex.DecodeString(m.ImageSHA256)
 	if err != nil || len(sum) != 32 {
@@ -58,6 +62,9 @@ func runOfMisses(m *mountclient.Misses, now time.Time) (*profiles.Run, error) {
 		ImageSize: m.ImageBytes, ImageSHA256: [32]byte(sum), Filesystem: m.Filesystem, Method: profiles.MethodMisses,
 		Coarse: true, End: "status", RecordedAt: now.Add(-up).Unix(), Duration: int64(max(0, up-ready)),
 	}}
+	if m.Reads {
+		run.Header.Method, run.Header.Coarse = profiles.MethodReads, false
+	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		run.Header.Kernel = unix.ByteSliceToString(u.Release[:])

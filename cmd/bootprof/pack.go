@@ -31,10 +31,6 @@ type packInfo struct {
 	SourceBytes int64  `json:"image_bytes"`
 }
 
-// packMemory is where the garbage collector begins to work for memory instead of speed, in bytes. The boot zone's
-// compressor takes 105 MiB for each frame that it works on.
-const packMemory = 400 << 20
-
 var bodyLevels = map[string]zstd.EncoderLevel{
 	"fastest": zstd.SpeedFastest, "default": zstd.SpeedDefault, "better": zstd.SpeedBetterCompression, "best": zstd.SpeedBestCompression,
 	"max": imagepack.BodyMax,
@@ -97,7 +93,7 @@ With --format, other forms of the same plan:
 	f.StringVar(&p.signKey, "sign", "", "make a signature OUT.minisig with this minisign secret `KEY` file")
 	f.StringVar(&p.signPassword, "sign-password-file", "", "`FILE` with the password of the key; without it, $BOOTPROF_SIGN_PASSWORD")
 	f.StringVar(&p.baseOf, "base", "", "tell what a client that holds the pack `OLD.bpk` downloads")
-	f.IntVar(&p.jobs, "jobs", 0, "compress with `N` threads; 0: one per processor")
+	f.IntVar(&p.jobs, "jobs", 0, "compress with `N` threads; 0: one per processor, as far as 512 MB of memory reach")
 	return cmd
 }
 
@@ -151,7 +147,7 @@ type packJob struct {
 }
 
 func (a *app) pack(ctx context.Context, input string, flags packFlags) error {
-	debug.SetMemoryLimit(packMemory)
+	debug.SetMemoryLimit(imagepack.MemoryLimit(flags.jobs))
 	p := &packJob{app: a, packFlags: flags, input: input, began: time.Now()}
 	p.bar = newProgress(a.stderr, "reading "+filepath.Base(input))
 	defer p.bar.close()

@@ -101,7 +101,9 @@ func TestScripts(t *testing.T) {
 			}
 			defer l.Close()
 			env.Setenv("ADDR", l.Addr().String()) // free, for `bootprof serve --listen $ADDR`
-			work := env.WorkDir + "/"             // the name of another script's directory may begin with this one's
+			bin, _, _ := strings.Cut(env.Getenv("PATH"), ":")
+			env.Setenv("BIN", bin)    // has bootprof and nothing else
+			work := env.WorkDir + "/" // the name of another script's directory may begin with this one's
 			env.Defer(func() {
 				defer awaitNoClients(t)
 				for _, f := range mountinfo() {

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) statusCmd() *cobra.Command {
-	var asJSON, asMetrics bool
+	var asJSON, asMetrics, report bool
 	var misses string
 	cmd := &cobra.Command{
 		Use:   "status [DIR]",
@@ -24,6 +24,8 @@ func (a *app) statusCmd() *cobra.Command {
 			switch {
 			case asJSON && asMetrics, misses != "" && (asJSON || asMetrics):
 				return usage(cmd, errors.New("--json, --metrics and --misses exclude each other"))
+			case report && (asJSON || asMetrics || misses != "" || len(args) == 0):
+				return usage(cmd, errors.New("--report needs a DIR and no other flag"))
 			case asMetrics && len(args) == 0:
 				return usage(cmd, errors.New("--metrics needs a DIR"))
 			case cmd.Flags().Changed("misses") && (misses == "" || len(args) == 0):
@@ -56,6 +58,8 @@ func (a *app) statusCmd() *cobra.Command {
 			switch {
 			case found == nil:
 				return &codedError{mountclient.ExitSetup, fmt.Errorf("no bootprof mount at %s (bootprof status lists all)", dir)}
+			case report:
+				return a.printReport(found)
 			case misses != "":
 				return a.writeMisses(found, misses)
 			case asMetrics:
@@ -69,6 +73,7 @@ func (a *app) statusCmd() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
 	cmd.Flags().BoolVar(&asMetrics, "metrics", false, "metrics of DIR in Prometheus text format on stdout")
+	cmd.Flags().BoolVar(&report, "report", false, "tell how the boot from DIR went, with the files that its boot zone lacked")
 	cmd.Flags().StringVar(&misses, "misses", "", "write what DIR fetched outside its boot zone to `RUN.bprof`, for pack --profile")
 	return cmd
 }
@@ -113,13 +118,24 @@ func (a *app) printStatus(all []mountclient.Status) error {
 			fmt.Fprintf(w, "  last error\t%.0f s ago: %s\n", s.UpSeconds-s.LastErrorSeconds, s.LastError)
 		}
 		if s.CacheDir != "" {
-			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged)
+			fmt.Fprintf(w, "  cache\t%s: %s of %s, %d damaged records%s\n", s.CacheDir, size(s.HeldPages*4096), size(s.ImageBytes), s.CacheDamaged, cacheNotes(s))
 		}
 		if s.FillPages > 0 {
 			fmt.Fprintf(w, "  fill\t%d of %d pages\n", s.FillPages, s.ImagePages)
 		}
 	}
 	return w.Flush()
+}
+
+// cacheNotes tells what is not always the case.
+func cacheNotes(s mountclient.Status) (notes string) {
+	if s.ReusedBytes > 0 {
+		notes += fmt.Sprintf(", %s taken from another version", size(s.ReusedBytes))
+	}
+	if s.CacheLimit > 0 {
+		notes += fmt.Sprintf(", %s taken out for the limit of %s", size(s.CacheEvicted*4096), size(s.CacheLimit))
+	}
+	return notes
 }
 
 // serverLine tells of one server.

@@ -1,14 +1,17 @@
-// Package cachefile is the format in which a client keeps pages of an image on disk: two files in a directory, named
+// Package cachefile is the format in which a client keeps pages of an image on disk: files in a directory, named
 // by the digest of the image's pack.
 //
 //	HEX.image    sparse, as long as the image: the pages at their place
 //	HEX.journal  records of 64 bytes: which pages are in the image file, and their SHA-256
+//	HEX.chunks   records of 96 bytes: which chunk of the pack they were, for the next version of the image; may be missing
 //
 // A record is written only after the pages it names are synced. After a crash, or a kill at any moment, pages
 // without a record are simply not there, and the pages of a record are hashed before their first use in
 // every run, so that a damaged file costs a fetch and never a wrong byte.
 //
-// Whoever writes to the files holds a flock(2) on both. When the image file is whole, a loop device may be put on it; the
+// A record whose SHA-256 is all zeros says that the pages of earlier records of the same range were taken out again.
+//
+// Whoever writes to the files holds a flock(2) on image file and journal. When the image file is whole, a loop device may be put on it; the
 // lock belongs to the open file, which the loop device then holds.
 //
 // The client appends to both files as pages come; Write makes them at once, for a disk that is handed out with the
@@ -34,10 +37,13 @@ const (
 // SHA-256, 12 zero bytes, and a CRC-32 (IEEE) of the 60 bytes before.
 type Record struct {
 	bpk.Range          // 1 to RecordPages pages
-	SHA256    [32]byte // of their bytes
+	SHA256    [32]byte // of their bytes; zeros: they are not there any more
 }
 
-// Names returns the paths of the two files of a pack in dir.
+// Gone tells that the pages were taken out.
+func (r Record) Gone() bool { return r.SHA256 == [32]byte{} }
+
+// Names returns the paths of image file and journal of a pack in dir.
 func Names(dir string, digest [32]byte) (image, journal string) {
 	base := filepath.Join(dir, fmt.Sprintf("%x", digest))
 	return base + ".image", base + ".journal"

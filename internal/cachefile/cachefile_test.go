@@ -147,3 +147,27 @@ func TestWriteFails(t *testing.T) {
 		t.Errorf("left behind: %v", ents)
 	}
 }
+
+func TestChunkRecordRoundTrip(t *testing.T) {
+	for _, r := range []ChunkRecord{
+		{Range: bpk.Range{Page: 0, Pages: 1}},
+		{Stored: [32]byte{1, 31: 2}, Sum: [32]byte{3, 31: 4}, Range: bpk.Range{Page: 36, Pages: 64}, Codec: bpk.CodecZstd},
+	} {
+		b := r.Append([]byte("before"))[6:]
+		if got, ok := DecodeChunk(b, 100); !ok || got != r || len(b) != ChunkRecordSize {
+			t.Errorf("%+v, %t; want %+v", got, ok, r)
+		}
+		for i := range b {
+			b[i] ^= 1
+			if _, ok := DecodeChunk(b, 100); ok {
+				t.Errorf("%+v with byte %d changed is taken", r.Range, i)
+			}
+			b[i] ^= 1
+		}
+	}
+	for _, r := range []bpk.Range{{Page: -1, Pages: 1}, {Page: 0, Pages: 0}, {Page: 0, Pages: bpk.MaxChunkPages + 1}, {Page: 99, Pages: 2}, {Page: 1<<63 - 1, Pages: 64}} {
+		if _, ok := DecodeChunk(ChunkRecord{Range: r}.Append(nil), 100); ok {
+			t.Errorf("%v is taken", r)
+		}
+	}
+}

@@ -1,0 +1,278 @@
+package initramfs_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"bootprof/bench/serve"
+	"bootprof/recorder/vm"
+)
+
+// imagesEnv names the directory that scripts/make-vm-images.sh filled; `make test-vm` sets it.
+const imagesEnv = "BOOTPROF_VM_IMAGES"
+
+// loginWait is how long an emulated machine may take to its login, on a machine with other work to do.
+const loginWait = 8 * time.Minute
+
+var (
+	login    = regexp.MustCompile(`login: `)
+	panicked = regexp.MustCompile(`\(initramfs\) `)
+	rootLine = regexp.MustCompile(`bootprof: (.*) is (.*), mounted ([0-9.]+) s after the network was up`)
+	ioErrors = regexp.MustCompile(`(?i)I/O error|erofs.*(error|failed)|squashfs error|Buffer I/O`)
+	outage   = regexp.MustCompile(`bootprof: network fault, readers wait`)
+)
+
+// image returns the path of a file that make-vm-images.sh made.
+func image(t *testing.T, name string) string {
+	t.Helper()
+	dir := os.Getenv(imagesEnv)
+	if dir == "" {
+		t.Skipf("boots machines whose images %s makes: run make test-vm", "scripts/make-vm-images.sh")
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A site is an nginx on the loopback interface, which a guest reaches as vm.HostAddress.
+type site struct {
+	t    *testing.T
+	root string
+	port int
+	srv  *serve.Server
+	tls  *serve.TLS
+}
+
+func newSite(t *testing.T, root string, tls *serve.TLS) *site {
+	t.Helper()
+	s := &site{t: t, root: root, port: freePort(t), tls: tls}
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	srv, err := serve.Start(serve.Options{Root: s.root, Addr: "127.0.0.1", Port: s.port, TLS: s.tls})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.srv = srv
+}
+
+// stop ends the server, if it runs: connections are reset.
+func (s *site) stop() {
+	if s.srv != nil {
+		if err := s.srv.Close(); err != nil {
+			s.t.Error(err)
+		}
+		s.srv = nil
+	}
+}
+
+// once wants no byte to have been sent twice so far, but for a few at the borders of ranges.
+func (s *site) once() {
+	s.t.Helper()
+	all, err := s.srv.Requests(time.Time{}, time.Time{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slices.SortFunc(all, func(a, b serve.Request) int { return cmp.Compare(rangeStart(a.Range), rangeStart(b.Range)) })
+	var sent, twice, end int64
+	for _, r := range all {
+		if r.Status != http.StatusPartialContent || r.BodyBytes == 0 {
+			continue
+		}
+		start := rangeStart(r.Range)
+		sent += r.BodyBytes
+		twice += min(r.BodyBytes, max(0, end-start))
+		end = max(end, start+r.BodyBytes)
+	}
+	s.t.Logf("%d requests, %d bytes, %d of them a second time", len(all), sent, twice)
+	if sent == 0 || twice*100 > sent {
+		s.t.Errorf("of %d bytes %d were sent twice", sent, twice)
+	}
+}
+
+// rangeStart returns A of "bytes=A-B".
+func rangeStart(header string) int64 {
+	from, _, _ := strings.Cut(strings.TrimPrefix(header, "bytes="), "-")
+	n, _ := strconv.ParseInt(from, 10, 64)
+	return n
+}
+
+// url is that of a file as the guest asks for it.
+func (s *site) url(name string) string {
+	scheme := "http"
+	if s.tls != nil {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://%s:%d/%s", scheme, vm.HostAddress, s.port, name)
+}
+
+// A machine is a guest and what the tests say to it.
+type machine struct {
+	*vm.VM
+	t   *testing.T
+	ctx context.Context
+}
+
+// boot starts a guest; words are its kernel's command line besides the consoles.
+func boot(t *testing.T, o vm.Options, words ...string) *machine {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*loginWait)
+	t.Cleanup(cancel)
+	if o.Kernel == "" {
+		o.Kernel = image(t, "vmlinuz")
+	}
+	o.Append = strings.Join(append([]string{"console=ttyS0 systemd.debug_shell=ttyS1 panic=-1 loglevel=6"}, words...), " ")
+	o.ConsoleLog = consoleLog(t)
+	v, err := vm.Start(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("console log: %s; its last lines:\n%s", o.ConsoleLog, v.ConsoleTail(40))
+		}
+	})
+	t.Logf("%s; machine: %v", o.Append, v.Accel())
+	return &machine{v, t, ctx}
+}
+
+// consoleLog is the path of a log that stays if the test fails: beside the images.
+func consoleLog(t *testing.T) string {
+	dir := filepath.Join(filepath.Dir(image(t, "vmlinuz")), "consoles")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
+	for i := 1; ; i++ {
+		path := filepath.Join(dir, fmt.Sprintf("%s.%d.log", name, i))
+		if _, err := os.Stat(path); err != nil {
+			t.Cleanup(func() {
+				if !t.Failed() {
+					os.Remove(path)
+				}
+			})
+			return path
+		}
+	}
+}
+
+// wait waits until the console matches and returns the position behind it.
+func (m *machine) wait(re *regexp.Regexp, from int64, limit time.Duration) int64 {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.ctx, limit)
+	defer cancel()
+	end, err := m.WaitConsole(ctx, re, from)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return end
+}
+
+// booted waits for the login and reports what the boot said of the root.
+func (m *machine) booted() {
+	m.t.Helper()
+	began := time.Now()
+	m.wait(login, 0, loginWait)
+	took := time.Since(began)
+	if line := rootLine.FindStringSubmatch(m.Console()); line != nil {
+		m.t.Logf("login after %.0f s; root mounted %s s after the network was up", took.Seconds(), line[3])
+	} else {
+		m.t.Logf("login after %.0f s", took.Seconds())
+	}
+}
+
+// sh runs a command in the guest's root shell and returns its output without the last line end. The test ends if it fails.
+func (m *machine) sh(format string, args ...any) string {
+	m.t.Helper()
+	command := fmt.Sprintf(format, args...)
+	ctx, cancel := context.WithTimeout(m.ctx, 6*time.Minute)
+	defer cancel()
+	out, code, err := m.Shell(ctx, command)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if code != 0 {
+		m.t.Fatalf("%s: exit code %d: %s", command, code, out)
+	}
+	return strings.TrimRight(out, "\n")
+}
+
+// running wants the machine wholly up, without a failed unit and without an error of a file system.
+func (m *machine) running() {
+	m.t.Helper()
+	if got := m.sh("systemctl is-system-running --wait"); got != "running" {
+		m.t.Errorf("systemctl is-system-running: %s\n%s", got, m.sh("systemctl --failed --no-legend; journalctl -b -p err --no-pager | tail -n 20"))
+	}
+	m.noErrors()
+}
+
+func (m *machine) noErrors() {
+	m.t.Helper()
+	for line := range strings.SplitSeq(m.sh("dmesg"), "\n") {
+		if ioErrors.MatchString(line) {
+			m.t.Errorf("dmesg: %s", line)
+		}
+	}
+}
+
+// client returns the process of the root's client.
+func (m *machine) client() int {
+	m.t.Helper()
+	for line := range strings.SplitSeq(m.sh("cat /proc/[0-9]*/stat"), "\n") {
+		if pid, after, ok := strings.Cut(line, " ("); ok && (strings.HasPrefix(after, "bootprof-mount)") || strings.HasPrefix(after, "httpfs)")) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	m.t.Fatal("no client runs")
+	return 0
+}
+
+// ends waits for the machine to end by itself.
+func (m *machine) ends(want vm.End, limit time.Duration) time.Duration {
+	m.t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(m.ctx, limit)
+	defer cancel()
+	got, err := m.Wait(ctx)
+	if err != nil || got != want {
+		m.t.Fatalf("the machine: %q, %v; want %q within %v", got, err, want, limit)
+	}
+	return time.Since(began)
+}
+
+// run runs a program of the host and returns what it wrote to stdout.
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimRight(string(out), "\n")
+}

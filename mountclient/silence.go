@@ -1,0 +1,163 @@
+package mountclient
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// When the network is away for some seconds, TCP notices its return late: the server's kernel sends again after 0.2, 0.6, 1.4,
+// 3, 6.2, 12.6 s, so after an outage of 8 s a body goes on 4.6 s late. So while a request is silent, connections are made
+// for nothing but to see whether the network is there. Once one could not be made, the first that can be says that it is back:
+// then the silent requests end, and are sent again over new connections. As long as connections can be made the server is
+// slow, and is waited for.
+
+// Tuning of the above.
+const (
+	silentAfter = time.Second            // without a byte, until the network is looked at
+	probeEvery  = 400 * time.Millisecond // between two connections
+	probeLate   = 500 * time.Millisecond // until a connection counts as one that could not be made; three times the usual at the least
+	tickSlack   = 100 * time.Millisecond // by which a look may come late; more, and this process or the machine stood still
+	staleAfter  = 400 * time.Millisecond // requests that were silent for so long when the network came back end
+)
+
+// A watch looks at the requests to one server. The zero value is ready. Safe for concurrent use.
+type watch struct {
+	last    atomic.Pointer[endpoint] // what was connected to last
+	connect atomic.Int64             // how long the quickest connection took, nanoseconds
+
+	mu       sync.Mutex
+	requests map[*request]struct{} // under way
+	idle     chan struct{}         // closed when there are none any more
+}
+
+type endpoint struct{ network, address string }
+
+// A request is what a watch knows of one.
+type request struct {
+	heard moment // when the last byte came, or it was sent
+	end   func() // ends it
+}
+
+func (r *request) hear() { r.heard.set(time.Now()) }
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// dials is dial that notes what it does.
+func (w *watch) dials(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		w.last.Store(&endpoint{network, address})
+		begin := time.Now()
+		conn, err := dial(ctx, network, address)
+		if took := int64(time.Since(begin)); err == nil {
+			if was := w.connect.Load(); was == 0 || took < was {
+				w.connect.Store(took)
+			}
+		}
+		return conn, err
+	}
+}
+
+// begin registers a request, which end ends, until the function it returns is called. dial makes connections.
+func (w *watch) begin(dial dialFunc, end func()) (r *request, done func()) {
+	r = &request{end: end}
+	r.hear()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.requests == nil {
+		w.requests = make(map[*request]struct{})
+	}
+	if len(w.requests) == 0 {
+		w.idle = make(chan struct{})
+		go w.look(dial, w.idle)
+	}
+	w.requests[r] = struct{}{}
+	return r, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if delete(w.requests, r); len(w.requests) == 0 {
+			close(w.idle)
+		}
+	}
+}
+
+// silent returns how long the most silent request has been so.
+func (w *watch) silent(now time.Time) (d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for r := range w.requests {
+		d = max(d, now.Sub(r.heard.get()))
+	}
+	return d
+}
+
+// look runs until there are no requests.
+func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	defer cancel()
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	type result struct {
+		begun time.Time
+		err   error
+	}
+	results := make(chan result, int(dialTimeout/probeEvery)+2)
+	pending := make(map[time.Time]struct{})
+	lost := false
+	looked := time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-idle:
+			return
+		case r := <-results:
+			delete(pending, r.begun)
+			if r.err != nil {
+				lost = true
+			} else if lost {
+				lost = false
+				w.returned()
+			}
+			continue
+		}
+		now := time.Now()
+		if stood := now.Sub(looked) - probeEvery; stood > tickSlack { // nothing can be told from how long connections took
+			clear(pending)
+		}
+		looked = now
+		quiet := w.silent(now)
+		for begun := range pending {
+			lost = lost || now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load()))
+		}
+		to := w.last.Load()
+		if quiet < silentAfter || to == nil || len(pending) >= cap(results) {
+			continue
+		}
+		pending[now] = struct{}{}
+		probes.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			conn, err := dial(ctx, to.network, to.address)
+			if err == nil {
+				conn.Close()
+			}
+			results <- result{now, err}
+		})
+	}
+}
+
+// returned ends the requests that wait for an answer over a network that was away.
+func (w *watch) returned() {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for r := range w.requests {
+		if now.Sub(r.heard.get()) > staleAfter {
+			r.end()
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package mountclient
+
+import (
+	"testing"
+	"time"
+)
+
+// A link gives each of n streams so many bytes per second, and all of them together no more than its own rate.
+func TestStreamCount(t *testing.T) {
+	const pauses, steady = 0.6, 0.01
+	for name, c := range map[string]struct {
+		each, link, paused float64
+		want               int
+	}{
+		"clean link":               {12e6, 12e6, steady, 1},
+		"loss":                     {0.9e6, 12e6, pauses, 8},
+		"loss, link is soon full":  {0.9e6, 3.6e6, pauses, 4},
+		"slow link, looks pausing": {0.1e6, 0.1e6, pauses, 1},
+	} {
+		var count streamCount
+		n, at := 1, map[int]int{}
+		for range 200 {
+			n = count.next(min(float64(n)*c.each, c.link), c.paused)
+			at[n]++
+		}
+		if at[c.want] < 180 {
+			t.Errorf("%s: windows by number of streams %v, want %d", name, at, c.want)
+		}
+	}
+}
+
+// What is measured is told from reads: steady ones leave one stream, bursts with pauses make more.
+func TestStreamsByReads(t *testing.T) {
+	for name, c := range map[string]struct {
+		gaps []time.Duration // over and over
+		more bool
+	}{
+		"steady": {[]time.Duration{2 * time.Millisecond}, false},
+		"bursts": {[]time.Duration{time.Millisecond, time.Millisecond, 18 * time.Millisecond}, true},
+	} {
+		var m streams
+		now := time.Unix(1, 0)
+		more := false
+		for i := range 100 {
+			now = now.Add(c.gaps[i%len(c.gaps)])
+			more = m.read(10_000, now, 20*time.Millisecond) && m.n > 1 || more
+		}
+		if more != c.more {
+			t.Errorf("%s: more than one stream: %t", name, more)
+		}
+	}
+}

@@ -1,0 +1,4 @@
+package vm
+
+// Boots is for tests of another package.
+var Boots = boots
