@@ -27,7 +27,7 @@ type Options struct {
 	Root string // directory that is served; its files must not change while served
 	Addr string // IP address to listen on
 	Port int    // 0 is 8080
-	TLS  *TLS // nil: plain HTTP
+	TLS  *TLS   // nil: plain HTTP
 	// Start starts nginx, for instance in a network namespace; nil is (*exec.Cmd).Start.
 	Start func(*exec.Cmd) error
 	// Probe tells whether the server answers, from where the clients will ask; nil dials Addr.
