@@ -78,6 +78,7 @@ install: build
 	install -D -m 644 initramfs/boot.sh -t $(DESTDIR)/usr/lib/bootprof
 	install -D -m 644 initramfs/initramfs-tools/conf.d/bootprof $(DESTDIR)/usr/lib/bootprof/initramfs-tools.conf
 	install -D -m 755 initramfs/initramfs-tools/hooks/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/hooks
+	install -D -m 644 initramfs/initramfs-tools/conf-hooks.d/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/conf-hooks.d
 	install -D -m 644 initramfs/initramfs-tools/scripts/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts
 	install -D -m 755 initramfs/initramfs-tools/scripts/init-premount/bootprof -t $(DESTDIR)/usr/share/initramfs-tools/scripts/init-premount
 	install -D -m 755 initramfs/dracut/50bootprof/*.sh -t $(DESTDIR)/usr/lib/dracut/modules.d/50bootprof

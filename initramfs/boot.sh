@@ -21,6 +21,7 @@ bp_etc=/etc/bootprof
 bp_client=/usr/bin/bootprof-mount
 bp_error=$bp_run/error
 bp_net_seconds=120 # how long bp_network may take
+bp_routes=/proc/net/route
 
 # bp_parse WORD... takes the words of the kernel's command line. bp_url is empty if none of them is ours.
 bp_parse() {
@@ -75,21 +76,31 @@ bp_root() {
 	bp_modules
 	bp_lower=$bp_run/lower
 	mkdir -p "$bp_lower"
-	case $bp_url in
-	http*) bp_mount_cache ;;
-	esac
-	bp_network || bp_fail "no network: no interface, or no answer of a DHCP server (ip=, BOOTIF=); $bp_from=$bp_url wants one"
+	bp_network || bp_offline
 	bp_started=$(bp_clock)
 	case $bp_url in
-	http*) bp_mount_http ;;
+	http*)
+		[ -e /dev/fuse ] || bp_fail "the kernel has no FUSE, or this initrd has not got its module: make the initrd again, or the overlay with bootprof initrd --modules"
+		bp_mount_cache
+		bp_mount_http
+		;;
 	nfs://*) bp_mount_nfs ;;
 	cifs://*) bp_mount_cifs ;;
 	esac
 	bp_layers=$bp_lower
 	bp_is_root "$bp_lower" || bp_inner
 	bp_write "$1"
+	bp_is_root "$1" && [ -d "$1/proc" ] || bp_fail "$bp_from=$bp_url: there is no root file system in it"
 	bp_say "$1 is $bp_url, mounted $(bp_since "$bp_started") s after the network was up"
 	bp_keep "$1"
+}
+
+# bp_offline is for a boot whose network is away: a cache on a disk may have all that it wants, if a digest says of what.
+bp_offline() {
+	case "$bp_cache $bp_options " in
+	[LU/]*" --digest="*) bp_say "no network: the boot goes on from bootprof.cache=$bp_cache" ;;
+	*) bp_fail "no network: no interface, or no answer of a DHCP server (ip=, BOOTIF=); $bp_from=$bp_url wants one" ;;
+	esac
 }
 
 # bp_undo takes away what an earlier attempt left.
@@ -97,9 +108,9 @@ bp_undo() {
 	mkdir -p $bp_run
 	for bp_dir in "$bp_run"/inner/* $bp_run/lower $bp_run/rw $bp_run/cache; do
 		[ ! -d "$bp_dir" ] || umount "$bp_dir" 2>/dev/null || :
+		[ ! -s "$bp_dir.loop" ] || losetup -d "$(cat "$bp_dir.loop")" 2>/dev/null || :
 	done
-	: >$bp_error
-	: >$bp_run/network-ended # klibc has no rm
+	: >$bp_error # klibc has no rm
 }
 
 # bp_say MESSAGE writes to the kernel's log, which the console shows unless the boot is "quiet".
@@ -133,7 +144,6 @@ bp_modules() {
 	for bp_name in fuse loop overlay erofs squashfs; do
 		modprobe -q -b $bp_name 2>/dev/null || :
 	done
-	[ -e /dev/fuse ] || bp_fail "the kernel has no FUSE, or this initrd has not got its module: make the initrd again, or the overlay with bootprof initrd --modules"
 }
 
 # bp_device NAME prints the block device that LABEL=, UUID= or a path names, waiting up to ten seconds for it.
@@ -152,14 +162,15 @@ bp_device() {
 	return 1
 }
 
-# bp_mount_place PARAMETER VALUE DIR mounts at DIR what a parameter for a place names: tmpfs, tmpfs:SIZE, or a disk.
+# bp_mount_place PARAMETER VALUE DIR mounts at DIR what a parameter for a place names: tmpfs, tmpfs:SIZE, or a disk. It returns an error
+# if there is no such disk.
 bp_mount_place() {
 	mkdir -p "$3"
 	case $2 in
-	tmpfs) mount -t tmpfs -o mode=0755,size=50% tmpfs "$3" ;;
+	tmpfs) mount -t tmpfs -o mode=0755,size=50% tmpfs "$3" || bp_fail "$1=$2: no tmpfs can be mounted" ;;
 	tmpfs:*) mount -t tmpfs -o "mode=0755,size=${2#tmpfs:}" tmpfs "$3" || bp_fail "$1=$2: want a size such as tmpfs:512M" ;;
 	LABEL=* | UUID=* | /dev/*)
-		bp_disk=$(bp_device "$2") || bp_fail "$1=$2: there is no such disk"
+		bp_disk=$(bp_device "$2") || return 1
 		bp_type=$(bp_fstype "$bp_disk")
 		modprobe -q -b "$bp_type" 2>/dev/null || :
 		mount -t "$bp_type" -o rw,noatime "$bp_disk" "$3" || bp_fail "$1=$2: $bp_disk cannot be mounted as $bp_type"
@@ -182,9 +193,13 @@ bp_fstype() {
 	esac
 }
 
+# bp_mount_cache goes on without a cache if its disk is missing: the network has all that is in it.
 bp_mount_cache() {
 	[ "$bp_cache" ] && [ "$bp_cache" != none ] || return 0
-	bp_mount_place bootprof.cache "$bp_cache" $bp_run/cache
+	if ! bp_mount_place bootprof.cache "$bp_cache" $bp_run/cache; then
+		bp_say "bootprof.cache=$bp_cache: there is no such disk, the boot goes on without a cache"
+		return 0
+	fi
 	mkdir -p $bp_run/cache/bootprof
 	bp_options="$bp_options --cache=$bp_run/cache/bootprof"
 }
@@ -195,6 +210,10 @@ bp_mount_http() {
 	case "$bp_options " in
 	*" --ca="*) ;;
 	*) [ ! -e $bp_etc/ca.pem ] || bp_options="$bp_options --ca=$bp_etc/ca.pem" ;;
+	esac
+	case "$bp_options " in
+	*" --credentials="*) ;;
+	*) [ ! -e $bp_etc/credentials ] || bp_options="$bp_options --credentials=$bp_etc/credentials" ;;
 	esac
 	case "$bp_options " in
 	*" --pubkey="* | *" --digest="*) ;;
@@ -250,14 +269,16 @@ bp_mount_cifs() {
 # bp_is_root DIR tells whether DIR holds a root file system.
 bp_is_root() { [ -d "$1/etc" ] && { [ -d "$1/usr" ] || [ -d "$1/bin" ]; }; }
 
-# bp_inner is for what holds images, as live media do: each is mounted, the later in the alphabet above the earlier.
+# bp_inner is for what holds images, as live media do: each is mounted, the later in the alphabet above the earlier. klibc's
+# losetup has no -r; a file on a read-only file system makes a read-only device anyway.
 bp_inner() {
 	bp_layers='' bp_count=0
 	for bp_image in "$bp_lower"/casper/*.squashfs "$bp_lower"/live/*.squashfs "$bp_lower"/LiveOS/squashfs.img; do
 		[ -e "$bp_image" ] || continue
 		bp_count=$((bp_count + 1))
 		mkdir -p $bp_run/inner/$bp_count
-		bp_loop=$(losetup -f) && losetup -r "$bp_loop" "$bp_image" && mount -t squashfs -o ro "$bp_loop" $bp_run/inner/$bp_count ||
+		bp_loop=$(losetup -f) && losetup "$bp_loop" "$bp_image" && echo "$bp_loop" >$bp_run/inner/$bp_count.loop &&
+			mount -t squashfs -o ro "$bp_loop" $bp_run/inner/$bp_count ||
 			bp_fail "$bp_from=$bp_url: $bp_image in it cannot be mounted"
 		bp_layers=$bp_run/inner/$bp_count${bp_layers:+:$bp_layers}
 	done
@@ -273,45 +294,57 @@ bp_write() {
 		esac || bp_fail "bootprof.overlay=none: $1 cannot be mounted"
 		return 0
 	fi
-	bp_mount_place bootprof.overlay "$bp_overlay" $bp_run/rw
+	bp_mount_place bootprof.overlay "$bp_overlay" $bp_run/rw || bp_fail "bootprof.overlay=$bp_overlay: there is no such disk"
 	mkdir -p $bp_run/rw/upper $bp_run/rw/work
-	mount -t overlay -o "lowerdir=$bp_layers,upperdir=$bp_run/rw/upper,workdir=$bp_run/rw/work" overlay "$1" ||
+	mount -t overlay -o "lowerdir=$bp_layers,upperdir=$bp_run/rw/upper,workdir=$bp_run/rw/work,index=off" overlay "$1" ||
 		bp_fail "bootprof.overlay=$bp_overlay: the overlay cannot be mounted (is the kernel's module overlay in this initrd?)"
 }
 
 # bp_keep ROOT tells whatever manages the network in the new root that the addresses of the boot have to stay: a root file
-# system hangs on them. All of it lies below /run, so a machine that boots otherwise knows nothing of it.
+# system hangs on them. Interfaces without a route are left alone. All of it lies below /run, so a machine that boots otherwise knows nothing of it.
 bp_keep() {
-	for bp_iface in /sys/class/net/*; do
-		bp_iface=${bp_iface##*/}
-		[ "$bp_iface" != lo ] && [ "$(cat /sys/class/net/"$bp_iface"/operstate 2>/dev/null)" != down ] || continue
+	bp_kept=''
+	while read -r bp_iface _; do # a line of the table is a route of an interface
+		case "$bp_kept Iface lo " in
+		*" $bp_iface "*) continue ;;
+		esac
+		bp_kept="$bp_kept $bp_iface"
 		read -r bp_mac <"/sys/class/net/$bp_iface/address" || continue
 		bp_keep_networkd
 		bp_keep_networkmanager
 		bp_keep_ifupdown
-	done
+	done <$bp_routes
 	bp_keep_names "$1"
 }
 
-# systemd-networkd: the link is its own, and what is configured stays; the same lease is asked for and renewed.
+# systemd-networkd: what is configured stays. An address of a DHCP server is asked for again, so that somebody renews it; one that
+# was given by hand (ip=) is left as it is.
 bp_keep_networkd() {
 	mkdir -p /run/systemd/network
+	bp_dhcp=ipv4
+	if [ -e "/run/net-$bp_iface.conf" ]; then
+		PROTO=''
+		# shellcheck disable=SC1090 # what klibc's ipconfig leaves
+		. "/run/net-$bp_iface.conf"
+		case $PROTO in
+		dhcp | bootp | '') ;;
+		*) bp_dhcp=no ;;
+		esac
+	fi
 	cat >"/run/systemd/network/00-bootprof-$bp_iface.network" <<-END
 		# The root file system comes through this interface.
 		[Match]
 		MACAddress=$bp_mac
+		Type=ether
 
 		[Network]
-		DHCP=ipv4
+		DHCP=$bp_dhcp
 		KeepConfiguration=yes
 
 		[DHCPv4]
 		ClientIdentifier=mac
 		UseMTU=no
 		SendRelease=no
-
-		[Link]
-		RequiredForOnline=no
 	END
 }
 
@@ -325,11 +358,12 @@ bp_keep_networkmanager() {
 	END
 }
 
-# ifupdown leaves an interface alone that it takes for configured.
+# ifupdown leaves an interface alone that it takes for configured; what it takes it for is no stanza of its file, so that it does not
+# take it down at shutdown either.
 bp_keep_ifupdown() {
 	mkdir -p /run/network
-	echo "$bp_iface=$bp_iface" >>/run/network/ifstate
-	echo "$bp_iface" >"/run/network/ifstate.$bp_iface"
+	echo "$bp_iface=bootprof" >>/run/network/ifstate
+	echo bootprof >"/run/network/ifstate.$bp_iface"
 }
 
 # bp_keep_names ROOT gives a root without any name server those of the boot.
@@ -344,4 +378,7 @@ bp_keep_names() {
 			[ "$bp_server" = 0.0.0.0 ] || echo "nameserver $bp_server" >>"$1/etc/resolv.conf"
 		done
 	done
+	if [ ! -s "$1/etc/resolv.conf" ] && [ -s /etc/resolv.conf ]; then # as dracut has it
+		cat /etc/resolv.conf >"$1/etc/resolv.conf"
+	fi
 }

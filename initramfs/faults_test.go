@@ -82,7 +82,8 @@ func TestCacheOnDisk(t *testing.T) {
 	m.sh("systemctl poweroff --no-block")
 	m.ends(vm.EndPowerOff, shutdownLimit)
 
-	second := boot(t, o, words...)
+	o.Net = false // not even an interface
+	second := boot(t, o, append(words, "bootprof.network-timeout=5")...)
 	second.booted()
 	second.running()
 	second.sh("systemctl poweroff --no-block")
@@ -106,7 +107,8 @@ func TestBadInput(t *testing.T) {
 		{"unknown parameter", "bootprof=" + web.url("root.bpk") + " bootprof.speed=9", `bootprof: bootprof.speed is no parameter`, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := boot(t, vm.Options{Initrds: []string{image(t, "stock.img"), image(t, "overlay.cpio")}, Net: c.net}, c.words)
+			// With panic= there would be no shell.
+			m := boot(t, vm.Options{Initrds: []string{image(t, "stock.img"), image(t, "overlay.cpio")}, Net: c.net, Append: "console=ttyS0"}, c.words)
 			end := m.wait(panicked, 0, loginWait)
 			lines := regexp.MustCompile(`(?m)^.*\b`+c.want+`.*$`).FindAllString(m.Console()[:end], -1)
 			if len(lines) == 0 {

@@ -130,7 +130,7 @@ type machine struct {
 	ctx context.Context
 }
 
-// boot starts a guest; words are its kernel's command line besides the consoles.
+// boot starts a guest; words are its kernel's command line besides o.Append, which has the consoles if it is not set.
 func boot(t *testing.T, o vm.Options, words ...string) *machine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*loginWait)
@@ -138,7 +138,10 @@ func boot(t *testing.T, o vm.Options, words ...string) *machine {
 	if o.Kernel == "" {
 		o.Kernel = image(t, "vmlinuz")
 	}
-	o.Append = strings.Join(append([]string{"console=ttyS0 systemd.debug_shell=ttyS1 panic=-1 loglevel=6"}, words...), " ")
+	if o.Append == "" {
+		o.Append = "console=ttyS0 systemd.debug_shell=ttyS1 panic=-1 loglevel=6"
+	}
+	o.Append = strings.Join(append([]string{o.Append}, words...), " ")
 	o.ConsoleLog = consoleLog(t)
 	v, err := vm.Start(ctx, o)
 	if err != nil {

@@ -115,18 +115,23 @@ func TestClock(t *testing.T) {
 func TestKeepsTheAddress(t *testing.T) {
 	for _, shell := range shells {
 		out := inShell(t, shell, "", `. ./boot.sh
-mkdir -p /run/sys/class/net/eth7 /run/sys/class/net/lo /run/sys/class/net/eth8
-echo up >/run/sys/class/net/eth7/operstate; echo down >/run/sys/class/net/eth8/operstate
-echo 52:54:00:12:34:56 >/run/sys/class/net/eth7/address
+mkdir -p /run/sys/class/net/eth7 /run/sys/class/net/lo /run/sys/class/net/eth8 /run/sys/class/net/eth9
+for i in 7 8 9; do echo 52:54:00:12:34:5$i >/run/sys/class/net/eth$i/address; done
 mount --bind /run/sys /sys
+echo "Iface	Destination	Gateway
+eth7	00000000	0202000A
+eth7	0002000A	00000000
+eth9	0003000A	00000000" >/run/route; bp_routes=/run/route
 mkdir -p /run/root/etc; echo "IPV4DNS0='10.0.2.3'
-IPV4DNS1='0.0.0.0'" >/run/net-eth7.conf
+IPV4DNS1='0.0.0.0'
+PROTO='dhcp'" >/run/net-eth7.conf; echo "PROTO='none'" >/run/net-eth9.conf
 bp_overlay=tmpfs; bp_keep /run/root
 cd /run; for f in systemd/network/* NetworkManager/conf.d/* network/* root/etc/*; do echo "== $f"; cat $f; done`)
 		for _, want := range []string{
-			"== systemd/network/00-bootprof-eth7.network\n", "\nMACAddress=52:54:00:12:34:56\n", "\nKeepConfiguration=yes\n",
-			"== NetworkManager/conf.d/00-bootprof-eth7.conf\n", "\nmatch-device=mac:52:54:00:12:34:56\nmanaged=0\n",
-			"== network/ifstate\neth7=eth7\n", "== network/ifstate.eth7\neth7\n",
+			"== systemd/network/00-bootprof-eth7.network\n", "\nMACAddress=52:54:00:12:34:57\nType=ether\n\n[Network]\nDHCP=ipv4\nKeepConfiguration=yes\n",
+			"\nMACAddress=52:54:00:12:34:59\nType=ether\n\n[Network]\nDHCP=no\n",
+			"== NetworkManager/conf.d/00-bootprof-eth7.conf\n", "\nmatch-device=mac:52:54:00:12:34:57\nmanaged=0\n",
+			"== network/ifstate\neth7=bootprof\neth9=bootprof\n", "== network/ifstate.eth7\nbootprof\n",
 			"== root/etc/resolv.conf\nnameserver 10.0.2.3",
 		} {
 			if !strings.Contains(out, want) {
@@ -134,7 +139,7 @@ cd /run; for f in systemd/network/* NetworkManager/conf.d/* network/* root/etc/*
 			}
 		}
 		if strings.Contains(out, "eth8") || strings.Contains(out, "0.0.0.0") {
-			t.Errorf("%s: an interface that is down, or a name server that is none:\n%s", shell[0], out)
+			t.Errorf("%s: an interface without a route, or a name server that is none:\n%s", shell[0], out)
 		}
 	}
 }
@@ -188,7 +193,7 @@ func TestShellcheck(t *testing.T) {
 		shell string
 		files []string
 	}{
-		{"sh", []string{"boot.sh", "initramfs-tools/scripts/bootprof", "initramfs-tools/hooks/bootprof", "initramfs-tools/conf.d/bootprof", "initramfs-tools/scripts/init-premount/bootprof",
+		{"sh", []string{"boot.sh", "initramfs-tools/scripts/bootprof", "initramfs-tools/hooks/bootprof", "initramfs-tools/conf.d/bootprof", "initramfs-tools/conf-hooks.d/bootprof", "initramfs-tools/scripts/init-premount/bootprof",
 			"dracut/50bootprof/parse-bootprof.sh", "dracut/50bootprof/bootprofroot.sh", "dracut/50bootprof/online-bootprof.sh", "dracut/50bootprof/timeout-bootprof.sh", "mkinitcpio/hooks/bootprof"}},
 		{"bash", []string{"dracut/50bootprof/module-setup.sh", "mkinitcpio/install/bootprof"}},
 	} {

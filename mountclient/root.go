@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -44,9 +45,18 @@ func MarkRoot(args []string) {
 // IsHTTPFS tells whether the program was called by the name of live-boot's client.
 func IsHTTPFS() bool { return len(os.Args) > 0 && filepath.Base(os.Args[0]) == httpfsName }
 
-// AsHTTPFS changes options to what live-boot expects of its client.
+// etcDir holds, in an initramfs, what its maker wants every boot to use.
+const etcDir = "/etc/bootprof"
+
+// AsHTTPFS changes options to what live-boot expects of its client, which it calls without a flag: what the scripts of our own make
+// flags of is taken from etcDir.
 func (o *MountOptions) AsHTTPFS() {
-	o.Root, o.Raw = true, true
+	o.Root, o.Raw, o.StartTimeout = true, true, time.Minute
+	for name, option := range map[string]*string{"ca.pem": &o.CAFile, "pubkey": &o.PublicKey, "credentials": &o.CredentialsFile} {
+		if path := filepath.Join(etcDir, name); *option == "" && exists(path) {
+			*option = path
+		}
+	}
 	for _, url := range SplitURLs(o.URL)[:1] {
 		if src, err := newHTTPSource(url); err == nil {
 			if name := filepath.Base(src.path()); name != "/" && name != "." {
@@ -54,6 +64,11 @@ func (o *MountOptions) AsHTTPFS() {
 			}
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // untouchable are the signals that a root's client ignores from its start on. SIGINT and SIGTERM join them when the mount

@@ -13,6 +13,7 @@ arch=$(dpkg --print-architecture)
 version=$(git describe --tags --always 2>/dev/null || echo dev)
 version=0.$(git rev-list --count HEAD 2>/dev/null || echo 0)+$(tr -c 'a-zA-Z0-9.\n' '.' <<<"$version")
 
+umask 022
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
@@ -31,15 +32,15 @@ Description: boot a Linux image from a plain web server as fast as from the loca
  Records which pages of an image a boot touches, packs these first, and streams them at boot time ahead of the reader.
  Comes with boot scripts for initramfs-tools, live-boot and dracut.
 END
-for script in postinst postrm; do
-	cat >"$stage/DEBIAN/$script" <<'END'
+for script in postinst:configure postrm:remove; do
+	cat >"$stage/DEBIAN/${script%:*}" <<END
 #!/bin/sh
 set -e
-if command -v update-initramfs >/dev/null; then
+if [ "\$1" = ${script#*:} ] && command -v update-initramfs >/dev/null; then
 	update-initramfs -u
 fi
 END
-	chmod 755 "$stage/DEBIAN/$script"
+	chmod 755 "$stage/DEBIAN/${script%:*}"
 done
 deb=$out/bootprof_${version}_$arch.deb
 dpkg-deb --root-owner-group --build "$stage" "$deb.new" >/dev/null

@@ -42,9 +42,9 @@ fi
 work=$(mktemp -d "$dir/work.XXXXXX")
 cleanup() {
 	for m in proc dev; do
-		umount "$work/root/$m" 2>/dev/null || true
+		umount -l "$work/root/$m" 2>/dev/null || true
 	done
-	rm -rf "$work"
+	rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -54,9 +54,11 @@ version=$(ls "$work/root/lib/modules")
 mv "$work/root/boot/initrd.img-$version" "$work/stock.img"
 cp "$work/root/boot/vmlinuz-$version" "$work/vmlinuz"
 
-# The root that boots: no initrd in it, and a password for nobody.
-rm -rf "$work/root"/{initrd.img,initrd.img.old}
-tar -C "$work/root" --xattrs --xattrs-include='*' --numeric-owner --sort=name -cf "$work/root.tar" .
+# The root that boots has no initrd, and not what makes one of dracut: that would restore it at shutdown.
+cp -a "$work/root" "$work/boots"
+rm -f "$work/boots"/{initrd.img,initrd.img.old}
+longstep "the root without dracut" "$dir/root.log" chroot "$work/boots" dpkg --purge dracut-network dracut-core
+tar -C "$work/boots" --xattrs --xattrs-include='*' --numeric-owner --sort=name -cf "$work/root.tar" .
 
 mount -t proc proc "$work/root/proc"
 mount -o bind /dev "$work/root/dev"

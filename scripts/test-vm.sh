@@ -44,5 +44,10 @@ done
 printf 'the initrd of initramfs-tools grew by %d bytes, the overlay is %d (limit 2726297)\n' \
 	$(($(stat -c %s "$dir/bootprof.img") - $(stat -c %s "$dir/stock.img"))) "$(stat -c %s "$dir/overlay.cpio")"
 
+if [ "$(stat -c %s "$dir/overlay.cpio")" -gt 2726297 ]; then
+	echo "the overlay is too large" >&2
+	exit 1
+fi
+
 export BOOTPROF_VM_IMAGES=$dir
 exec go test -count=1 -v -timeout 60m ${1:+-run "$1"} ./initramfs

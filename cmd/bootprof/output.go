@@ -86,6 +86,8 @@ func checkWritable(path string, dirs bool) error {
 		return fmt.Errorf("writing to %s: it exists and is not a directory", path)
 	case err == nil && st.IsDir():
 		return fmt.Errorf("writing %s: it is a directory, not a regular file", path)
+	case err == nil && !st.Mode().IsRegular(): // as root, /dev/null would be replaced
+		return fmt.Errorf("writing %s: it is not a regular file", path)
 	}
 	return checkDir(filepath.Dir(filepath.Clean(path)), path)
 }

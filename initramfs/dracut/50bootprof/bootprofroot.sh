@@ -13,20 +13,21 @@ bp_network() { :; } # it is up: dracut calls for that reason
 # shellcheck disable=SC2046 # its words
 bp_parse $(getcmdline) "bootprof=${2#bootprof:}"
 
-# Whoever asks dracut for an overlay gets dracut's where this dracut has one for it, else ours in the place that was named.
-if getargbool 0 rd.live.overlay.overlayfs; then
+# Whoever asks dracut for an overlay gets ours, in the place that was named: dracut's hooks for one run before a root like this is there.
+# One that runs later, before the change of the root, is left to its work.
+case $(getarg rd.overlay) in
+LABEL=* | UUID=* | /dev/*) bp_overlay=$(getarg rd.overlay) ;;
+esac
+if getarg rd.overlay >/dev/null && grep -qs 'rd\.overlay' "$hookdir"/pre-pivot/*overlay*.sh; then
 	bp_overlay=none
-elif getargbool 0 rd.overlay || getarg rd.overlay >/dev/null; then
-	if grep -qs 'rd\.overlay' "$hookdir"/*/*overlay*.sh; then
-		bp_overlay=none
-	else
-		case $(getarg rd.overlay) in
-		LABEL=* | UUID=* | /dev/*) bp_overlay=$(getarg rd.overlay) ;;
-		esac
-	fi
 fi
 
-(bp_root "$3") || die "$(cat "$bp_error")"
+# Not die: it halts the machine unless rd.shell is given, and writes its words into a script. Whoever leaves the shell has another try.
+if ! (bp_root "$3"); then
+	cat "$bp_error" >&2
+	emergency_shell -n bootprof "The root file system could not be mounted: cat $bp_error"
+	exit 1
+fi
 
 [ -e /dev/root ] || ln -s null /dev/root
 : >"$hookdir/initqueue/work"

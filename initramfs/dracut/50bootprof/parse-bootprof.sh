@@ -13,7 +13,6 @@ bp_dracut_url=${bp_dracut_url#bootprof:}
 # shellcheck disable=SC2046 # its words
 bp_parse $(getcmdline) ${bp_dracut_url:+"bootprof=$bp_dracut_url"}
 if [ "$bp_from" ]; then
-	[ -z "$bp_unknown" ] || die "bootprof: $bp_unknown"
 	netroot="bootprof:$bp_url"
 	root=bootprof
 	rootok=1

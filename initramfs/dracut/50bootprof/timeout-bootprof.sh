@@ -5,5 +5,7 @@
 command -v getarg >/dev/null || . /lib/dracut-lib.sh
 
 case $netroot in
-bootprof:*) [ -d "$NEWROOT/proc" ] || die "bootprof: no network: no interface, or no answer of a DHCP server (ip=, rd.neednet=1); $netroot wants one" ;;
+bootprof:*)
+	[ -d "$NEWROOT/proc" ] || echo "bootprof: no network: no interface, or no answer of a DHCP server (ip=dhcp); $netroot wants one" >/dev/kmsg
+	;;
 esac
