@@ -64,23 +64,23 @@ func (m *Mounted) hold(paths []string, number int, file *os.File) *held {
 	return h
 }
 
-// calm raises the readahead when the boot is over, and lets the image become local if that is asked for. The
-// mount of a root is there for as long as the machine: it does not look for its end.
+// calm lets the image become local when the boot is over, if that is asked for, and raises the readahead then. Before, it stays 0:
+// a page that is here would be read together with others that are not, and with the server gone whoever wants it would wait
+// for them. A machine that shuts down wants many (systemd-shutdown locks all its pages in memory).
+// The mount of a root is there for as long as the machine: it does not look for its end.
 func (h *held) calm(ctx context.Context) {
 	defer h.close()
 	always := func() bool { return true }
-	if !h.m.booted(ctx, always) {
+	if !h.m.booted(ctx, always) || h.m.fill(ctx, always) != nil {
 		return
 	}
 	for _, f := range h.settings {
 		_, _ = f.Write(strconv.AppendInt(nil, calmKB, 10))
-		f.Close()
 	}
-	h.settings = nil
 	if h.file != nil {
 		_ = unix.Fadvise(int(h.file.Fd()), 0, 0, unix.FADV_NORMAL)
 	}
-	if h.m.fill(ctx, always) == nil && h.loop != nil {
+	if h.loop != nil {
 		h.handOver()
 	}
 }
