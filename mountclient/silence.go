@@ -19,6 +19,7 @@ const (
 	silentAfter = time.Second            // without a byte, until the network is looked at
 	probeEvery  = 400 * time.Millisecond // between two connections
 	probeLate   = 500 * time.Millisecond // until a connection counts as one that could not be made; three times the usual at the least
+	lateProbes  = 2                      // so many late ones at once: a busy machine may be late with one
 	tickSlack   = 100 * time.Millisecond // by which a look may come late; more, and this process or the machine stood still
 	staleAfter  = 400 * time.Millisecond // requests that were silent for so long when the network came back end
 )
@@ -130,9 +131,13 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 		}
 		looked = now
 		quiet := w.silent(now)
+		late := 0
 		for begun := range pending {
-			lost = lost || now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load()))
+			if now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load())) {
+				late++
+			}
 		}
+		lost = lost || late >= lateProbes
 		to := w.last.Load()
 		if quiet < silentAfter || to == nil || len(pending) >= cap(results) {
 			continue
