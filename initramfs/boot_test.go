@@ -108,9 +108,8 @@ func TestDracut(t *testing.T) {
 	}
 	m.sh("echo 3 >/proc/sys/vm/drop_caches; cat /usr/bin/* >/dev/null")
 	m.noErrors()
-	m.sh("cat /usr/bin/systemctl >/dev/null") // the recorded shutdown was begun by the power button
 	web.stop()
-	m.sh("systemctl reboot --no-block")
+	m.sh("kill -INT 1") // what Ctrl-Alt-Del does: systemctl, and the agent that it starts, are not in the recorded boot
 	t.Logf("reboot took %.0f s with the server gone", m.ends(vm.EndReboot, shutdownLimit).Seconds())
 }
 
