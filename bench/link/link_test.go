@@ -254,7 +254,7 @@ func TestSetDown(t *testing.T) {
 // TestQueueDrops overruns the queue: what is dropped must be what does not fit, and the rest must take its time.
 func TestQueueDrops(t *testing.T) {
 	l := open(t, "10mbit/10ms")
-	const packet, sent = 1000, 1000
+	const packet, writes = 1000, 1000
 	var near net.Conn
 	if err := l.Client.Do(func() (err error) {
 		near, err = net.Dial("udp4", l.ServerIP+":9")
@@ -263,8 +263,11 @@ func TestQueueDrops(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	for range sent {
-		_, _ = near.Write(make([]byte, packet-28)) // an ICMP answer fails a later write
+	sent := int64(0)
+	for range writes {
+		if _, err := near.Write(make([]byte, packet-28)); err == nil { // an ICMP answer fails a later write, which sends nothing
+			sent++
+		}
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	var c Counters
@@ -276,7 +279,7 @@ func TestQueueDrops(t *testing.T) {
 		c = l.Stats().Up
 	}
 	fits := int64(l.Params.Queue / packet)
-	if c.Packets < fits-2 || c.Packets > fits+fits/4 {
+	if c.Packets < fits-2 || c.Packets > fits+fits/2 { // while they are written, some leave
 		t.Errorf("%d packets passed a queue that holds %d", c.Packets, fits)
 	}
 }
