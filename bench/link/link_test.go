@@ -263,12 +263,13 @@ func TestQueueDrops(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	sent := int64(0)
+	sent, began := int64(0), time.Now()
 	for range writes {
 		if _, err := near.Write(make([]byte, packet-28)); err == nil { // an ICMP answer fails a later write, which sends nothing
 			sent++
 		}
 	}
+	left := int64(time.Since(began).Seconds() * 10e6 / 8 / packet) // while they were written
 	deadline := time.Now().Add(5 * time.Second)
 	var c Counters
 	for c.Packets+c.Dropped < sent {
@@ -279,8 +280,8 @@ func TestQueueDrops(t *testing.T) {
 		c = l.Stats().Up
 	}
 	fits := int64(l.Params.Queue / packet)
-	if c.Packets < fits-2 || c.Packets > fits+fits/2 { // while they are written, some leave
-		t.Errorf("%d packets passed a queue that holds %d", c.Packets, fits)
+	if c.Packets < fits-2 || c.Packets > fits+left+fits/4 {
+		t.Errorf("%d packets passed a queue that holds %d, which let %d go while they were written", c.Packets, fits, left)
 	}
 }
 
