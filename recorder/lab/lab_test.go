@@ -241,8 +241,17 @@ func TestBoot(t *testing.T) {
 		}
 	}
 	for _, f := range run.FileTouches {
-		if f.Kind == profiles.KindData && (strings.HasPrefix(f.Path, "lib/modules") || strings.HasPrefix(f.Path, "boot/")) {
-			t.Errorf("%s was read from the disk", f.Path)
+		if f.Kind != profiles.KindData || !strings.HasPrefix(f.Path, "lib/modules") && !strings.HasPrefix(f.Path, "boot/") {
+			continue
+		}
+		st, err := os.Stat(filepath.Join(root, f.Path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A file's last bytes may lie beside inodes, and are read with them. The kernel's data begins in the image's second page, and
+		// the kernel looks for labels of disks up to sector 31.
+		if f.FileOff < st.Size()-st.Size()%4096 && (!strings.HasPrefix(f.Path, "boot/") || f.FileOff >= 4*4096) {
+			t.Errorf("%s of %d bytes was read from the disk at %d +%d", f.Path, st.Size(), f.FileOff, f.Len)
 		}
 	}
 	if !strings.Contains(said, "login after") || !strings.Contains(said, "off (guest-shutdown)") {

@@ -199,9 +199,12 @@ func (s *shell) forget() {
 	s.mu.Unlock()
 }
 
+// send fails only if QEMU, the other end, is gone.
 func (s *shell) send(text string) error {
-	_, err := s.conn.Write([]byte(text))
-	return err
+	if _, err := s.conn.Write([]byte(text)); err != nil {
+		return ErrEnded
+	}
+	return nil
 }
 
 // errSilent means that await's time is over.
