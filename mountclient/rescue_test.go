@@ -21,7 +21,7 @@ func TestMirrorsRescue(t *testing.T) {
 		"slow":           {faultserver.Slow(50 << 10), 64 << 10},
 		"never answers":  {faultserver.Hang(), 64 << 10},
 		"stalls in body": {faultserver.Stall(3000), 64 << 10},
-		"lies":           {faultserver.FlipMiddle(), 256 << 10},
+		"lies":           {faultserver.FlipMiddle(), zone}, // a piece is 40 ms of a mirror's throughput: on loopback, all of it
 	} {
 		for _, first := range []bool{true, false} {
 			t.Run(name+map[bool]string{true: ", first", false: ", second"}[first], func(t *testing.T) {
