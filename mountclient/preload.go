@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -74,6 +75,9 @@ type segment struct {
 	stop    context.CancelFunc
 	sent    time.Time // when the request was sent
 	came    time.Time // when the last byte came; zero: none yet
+
+	conn     net.Conn // of the last request; nil: not known
+	disorder uint32   // outOfOrder of it, when it was asked last
 }
 
 // startPreload sends the opening requests. ctx ends the preload; wait for its goroutines by closing running.
@@ -178,7 +182,7 @@ func (p *preload) work(ctx context.Context) {
 func (p *preload) begin(ctx context.Context, s *segment) (fetch context.Context, from, end int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fetch, s.stop = context.WithCancel(ctx)
+	fetch, s.stop = context.WithCancel(p.noteConn(ctx, s))
 	s.sent, s.came = time.Now(), time.Time{}
 	return fetch, s.off + s.filled, s.end
 }
@@ -317,7 +321,7 @@ func (p *preload) store(s *segment, b []byte) {
 		if p.left[s.src] -= took; p.left[s.src] < p.enough() && p.next < len(p.segs) {
 			p.free.Signal()
 		}
-		if len(p.fetch.mirrors) == 0 && p.streams.read(took, s.came, s.src.mirror.answers()) {
+		if len(p.fetch.mirrors) == 0 && p.streams.read(took, s.came, s.src.mirror.answers(), p.lossy) {
 			p.spread()
 		}
 	}

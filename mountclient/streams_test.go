@@ -10,17 +10,20 @@ func TestStreamCount(t *testing.T) {
 	const pauses, steady = 0.6, 0.01
 	for name, c := range map[string]struct {
 		each, link, paused float64
+		lossy              bool
 		want               int
 	}{
-		"clean link":               {12e6, 12e6, steady, 1},
-		"loss":                     {0.9e6, 12e6, pauses, 8},
-		"loss, link is soon full":  {0.9e6, 3.6e6, pauses, 4},
-		"slow link, looks pausing": {0.1e6, 0.1e6, pauses, 1},
+		"clean link":               {12e6, 12e6, steady, false, 1},
+		"full queue":               {12e6, 12e6, steady, true, 1},
+		"busy machine":             {0.9e6, 12e6, pauses, false, 1},
+		"loss":                     {0.9e6, 12e6, pauses, true, 8},
+		"loss, link is soon full":  {0.9e6, 3.6e6, pauses, true, 4},
+		"slow link, looks pausing": {0.1e6, 0.1e6, pauses, true, 1},
 	} {
 		var count streamCount
 		n, at := 1, map[int]int{}
 		for range 200 {
-			n = count.next(min(float64(n)*c.each, c.link), c.paused)
+			n = count.next(min(float64(n)*c.each, c.link), c.paused, c.lossy)
 			at[n]++
 		}
 		if at[c.want] < 180 {
@@ -43,7 +46,7 @@ func TestStreamsByReads(t *testing.T) {
 		more := false
 		for i := range 100 {
 			now = now.Add(c.gaps[i%len(c.gaps)])
-			more = m.read(10_000, now, 20*time.Millisecond) && m.n > 1 || more
+			more = m.read(10_000, now, 20*time.Millisecond, func() bool { return true }) && m.n > 1 || more
 		}
 		if more != c.more {
 			t.Errorf("%s: more than one stream: %t", name, more)
