@@ -11,8 +11,9 @@ import (
 // When the network is away for some seconds, TCP notices its return late: the server's kernel sends again after 0.2, 0.6, 1.4,
 // 3, 6.2, 12.6 s, so after an outage of 8 s a body goes on 4.6 s late. So while a request is silent, connections are made
 // for nothing but to see whether the network is there. Once one could not be made, the first that can be says that it is back:
-// then the silent requests end, and are sent again over new connections. As long as connections can be made the server is
-// slow, and is waited for.
+// then the requests that stay silent for graceTime more end, and are sent again over new connections. The others were held up
+// without a loss, by a queue or a starved machine, and go on by themselves. As long as connections can be made the server
+// is slow, and is waited for.
 
 // Tuning of the above.
 const (
@@ -21,7 +22,8 @@ const (
 	probeLate   = 500 * time.Millisecond // until a connection counts as one that could not be made; three times the usual at the least
 	lateProbes  = 2                      // so many late ones at once: a busy machine may be late with one
 	tickSlack   = 100 * time.Millisecond // by which a look may come late; more, and this process or the machine stood still
-	staleAfter  = 400 * time.Millisecond // requests that were silent for so long when the network came back end
+	staleAfter  = 400 * time.Millisecond // requests that were silent for so long when the network came back are looked at
+	graceTime   = 300 * time.Millisecond // and end when no byte has come for so long since
 )
 
 // A watch looks at the requests to one server. The zero value is ready. Safe for concurrent use.
@@ -109,6 +111,10 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 	results := make(chan result, int(dialTimeout/probeEvery)+2)
 	pending := make(map[time.Time]struct{})
 	lost := false
+	var good time.Time // when a connection was made last; what was begun before tells nothing new
+	var back time.Time // when the network came back; zero: it has not, or that was seen to
+	grace := time.NewTimer(0)
+	defer grace.Stop()
 	looked := time.Now()
 	for {
 		select {
@@ -117,11 +123,25 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 			return
 		case r := <-results:
 			delete(pending, r.begun)
-			if r.err != nil {
-				lost = true
-			} else if lost {
+			if r.err == nil {
+				good = time.Now()
+				if lost {
+					back = good
+					grace.Reset(graceTime)
+				}
 				lost = false
-				w.returned()
+			} else if r.begun.After(good) {
+				lost = true
+			}
+			continue
+		case <-grace.C:
+			if now := time.Now(); back.IsZero() {
+			} else if now.Sub(back) > graceTime+tickSlack { // bytes may lie unread
+				back = now.Add(-graceTime / 2)
+				grace.Reset(graceTime / 2)
+			} else {
+				w.returned(back)
+				back = time.Time{}
 			}
 			continue
 		}
@@ -133,7 +153,7 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 		quiet := w.silent(now)
 		late := 0
 		for begun := range pending {
-			if now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load())) {
+			if begun.After(good) && now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load())) {
 				late++
 			}
 		}
@@ -144,24 +164,26 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 		}
 		pending[now] = struct{}{}
 		probes.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			dialing, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			conn, err := dial(ctx, to.network, to.address)
+			conn, err := dial(dialing, to.network, to.address)
 			if err == nil {
 				conn.Close()
 			}
-			results <- result{now, err}
+			select {
+			case results <- result{now, err}:
+			case <-ctx.Done():
+			}
 		})
 	}
 }
 
-// returned ends the requests that wait for an answer over a network that was away.
-func (w *watch) returned() {
-	now := time.Now()
+// returned ends the requests that were silent for some time when the network came back, and have been since.
+func (w *watch) returned(back time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for r := range w.requests {
-		if now.Sub(r.heard.get()) > staleAfter {
+		if back.Sub(r.heard.get()) > staleAfter {
 			r.end()
 		}
 	}
