@@ -73,6 +73,7 @@ type Client struct {
 	need func(ctx context.Context, page, pages int64) error
 
 	fromKept bool          // opened from the cache, without a request
+	isNarrow bool          // of the opening, only the first request was sent
 	broken   chan struct{} // closed when the boot zone cannot be completed
 	brokenBy error         // set before
 
@@ -128,6 +129,7 @@ func (c *Client) build(ctx, life context.Context) error {
 		c.hot.Store(int64(time.Since(c.started)))
 		return nil
 	}
+	c.widen()
 	err = c.at.preloadBoot(c.index, func(opening []span) (*preload, error) {
 		return startPreload(life, c.at.image.fetch, opening, &c.running)
 	})

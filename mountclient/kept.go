@@ -118,6 +118,15 @@ func findKept(opts Options, url string, key *signedBy) *kept {
 	return best
 }
 
+// isWhole tells whether what was asked for was a pack, not an image with a manifest beside it. k may be nil.
+func (k *kept) isWhole() bool {
+	if k == nil {
+		return false
+	}
+	head, err := bpk.DecodeHeader(k.header)
+	return err == nil && head.Features&bpk.FeatureBeside == 0
+}
+
 // verify checks a signature file of the pack with the digest.
 func (k *signedBy) verify(file []byte, digest [32]byte) error {
 	if len(file) > minisig.MaxFile {
@@ -132,7 +141,7 @@ func (k *signedBy) verify(file []byte, digest [32]byte) error {
 // returns errCold if boot pages are missing: they come sooner by the ordinary start.
 func openKept(ctx context.Context, opts Options, k *kept, fetch *fetcher) (*Client, error) {
 	life, stop := context.WithCancel(context.Background())
-	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{}), kept: *k, fromKept: true}
+	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{}), fromKept: true}
 	var err error
 	if c.pre, err = startPreload(life, c.fetch, nil, &c.running); err != nil {
 		stop()
@@ -145,7 +154,9 @@ func openKept(ctx context.Context, opts Options, k *kept, fetch *fetcher) (*Clie
 	return c, nil
 }
 
+// openFrom makes the parts of the client from a kept pack.
 func (c *Client) openFrom(ctx, life context.Context, k *kept) (err error) {
+	c.kept = *k
 	c.digest = bpk.Digest(k.header)
 	if c.head, err = bpk.DecodeHeader(k.header); err != nil {
 		return err

@@ -98,6 +98,43 @@ func TestKeptIsNotPreferred(t *testing.T) {
 	checkImage(t, c, newer.image, 128<<10)
 }
 
+// Without a digest, one request tells whether the server still has what is in the cache: then there is no other. Whatever is
+// missing or damaged comes as if there had been no cache.
+func TestKeptAsksOnce(t *testing.T) {
+	p := packOf(t, hotAndCold)
+	s := p.serve(t)
+	filled := t.TempDir()
+	fill(t, s, p, filled)
+	head := filepath.Base(keptName("", bpk.Digest(p.raw[:bpk.HeaderSize])))
+	for name, c := range map[string]struct {
+		damage func(dir string)
+		once   bool
+	}{
+		"whole":    {func(string) {}, true},
+		"index":    {func(dir string) { flipByte(t, filepath.Join(dir, head), bpk.HeaderSize+40) }, false},
+		"no pages": {func(dir string) { os.Remove(filepath.Join(dir, strings.TrimSuffix(head, keptSuffix)+".journal")) }, false},
+		"boot page": {func(dir string) {
+			image, _ := cacheFiles(t, dir)
+			flipByte(t, image, p.pack.Boot.Ranges[0].Page*bpk.PageSize)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copyDir(t, filled)
+			c.damage(dir)
+			n := len(s.Requests())
+			cl := openClient(t, s, func(o *Options) { o.CacheDir = dir })
+			checkImage(t, cl, p.image, 128<<10)
+			if err := cl.Close(); err != nil {
+				t.Error(err)
+			}
+			got := s.Requests()[n:]
+			if c.once != (len(got) == 1) || c.once && got[0].Sent > openingSegments[0] {
+				t.Errorf("requests %+v", got)
+			}
+		})
+	}
+}
+
 // A key holds for the cache as for the server.
 func TestKeptSignature(t *testing.T) {
 	k, other := newSigner(t), newSigner(t)

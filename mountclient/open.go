@@ -84,7 +84,7 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 	if kept != nil && opts.StartTimeout == 0 {
 		fetch.startTimeout = keptWait
 	}
-	c, err := openRemote(ctx, opts, key, fetch)
+	c, err := openRemote(ctx, opts, key, fetch, kept)
 	if kept == nil || !unreachable(err) || ctx.Err() != nil {
 		return c, err
 	}
@@ -98,35 +98,60 @@ func openAll(ctx context.Context, opts Options) (*Client, error) {
 		return c, nil
 	}
 	if opts.StartTimeout == 0 { // then the server is waited for
-		return openRemote(ctx, opts, key, fetch)
+		return openRemote(ctx, opts, key, fetch, nil)
 	}
 	return nil, err
 }
 
-// openRemote starts with what the server has.
-func openRemote(ctx context.Context, opts Options, key *signedBy, fetch *fetcher) (*Client, error) {
+// openRemote starts with what the server has. If old is what was last there, the first request tells whether it still is; then
+// there may be no other. nil: not known.
+func openRemote(ctx context.Context, opts Options, key *signedBy, fetch *fetcher, old *kept) (*Client, error) {
 	life, stop := context.WithCancel(context.Background())
 	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{})}
 	opening := openingSegments
-	if isManifest(fetch.src) {
+	switch {
+	case isManifest(fetch.src):
 		opening = manifestOpening
+	case old.isWhole():
+		c.isNarrow = true
+		opening = openingSegments[:1]
 	}
 	var err error
 	if c.pre, err = startPreload(life, c.fetch, inRow(opening), &c.running); err != nil {
 		stop()
 		return nil, err
 	}
-	if err := c.open(ctx, life, key); err != nil {
+	if err := c.open(ctx, life, key, old); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
+// widen sends the requests of the opening that a narrow one left out. Nothing else may have been asked for.
+func (c *Client) widen() {
+	if c.isNarrow {
+		c.isNarrow = false
+		c.pre.ask(inRow(openingSegments)[1:])
+	}
+}
+
 // open reads header and boot index out of the preload and makes the parts that need them.
-func (c *Client) open(ctx, life context.Context, key *signedBy) error {
-	signature := key.fetch(life, c.fetch, &c.running)
+func (c *Client) open(ctx, life context.Context, key *signedBy, old *kept) error {
+	var signature *signature
+	if !c.isNarrow {
+		signature = key.fetch(life, c.fetch, &c.running)
+	}
 	err := c.readHeader(ctx)
+	if c.isNarrow {
+		if err == nil && c.digest == bpk.Digest(old.header) && c.fetch.src.pin.size() == c.head.PackSize {
+			if err := c.openFrom(ctx, life, old); !isCorrupt(err) || c.store != nil { // else its index is damaged
+				return err
+			}
+		}
+		c.widen()
+		signature = key.fetch(life, c.fetch, &c.running)
+	}
 	var image remote
 	var notPack *NotPackError
 	if errors.As(err, &notPack) && notPack.start != nil && !isManifest(c.fetch.src) {

@@ -124,6 +124,16 @@ func (p *preload) behind(off int64) int {
 	return sort.Search(len(p.sorted), func(i int) bool { return p.sorted[i].end > off })
 }
 
+// ask sends requests for the spans, at once. Nothing may have been asked for there.
+func (p *preload) ask(spans []span) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range spans {
+		p.add(s, true)
+	}
+	p.free.Broadcast()
+}
+
 // need makes the preload go on with the spans, in this order, as far as they were not asked for yet.
 func (p *preload) need(spans ...span) {
 	p.mu.Lock()
