@@ -1,5 +1,6 @@
 #!/bin/bash
-# Builds programs into $BUILD (default build). An unchanged program keeps its time, and with it the packs that it made.
+# Builds programs into $BUILD (default build). An unchanged program keeps its time, and with it the packs that it made; so the
+# revision is not stamped into it.
 #
 #   scripts/build-programs.sh PACKAGE...
 set -euo pipefail
@@ -9,7 +10,7 @@ build=$(realpath -m "${BUILD:-build}")
 mkdir -p "$build"
 for program in "$@"; do
 	binary=$build/$(basename "$program")
-	CGO_ENABLED=0 go build -trimpath -o "$binary.new" "$program"
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$binary.new" "$program"
 	cmp -s "$binary.new" "$binary" || mv "$binary.new" "$binary"
 	rm -f "$binary.new"
 done
