@@ -10,7 +10,8 @@ import (
 )
 
 // shutdownLimit is how long an emulated machine may take from the command to its end. It takes about 5 s from a local disk (record
-// --vm) and 3 to 25 s over http; one process that hangs costs the 90 s of systemd's time-out.
+// --vm) and 3 to 10 s over http; 30 to 34 s after drop_caches, as systemd-shutdown's mlockall reads 3,000 pages one by one, and more beside
+// other work. One process that hangs costs the 90 s of systemd's time-out.
 const shutdownLimit = 75 * time.Second
 
 // The initrd of initramfs-tools: the whole root, signals to the client, a server that is away, power-off.

@@ -83,8 +83,7 @@ func (s *site) stop() {
 	}
 }
 
-// once wants few bytes to have been sent twice so far. On an emulated machine a stream may be late and is asked for once more, and what
-// the server had already given to its kernel counts; on a real one it is none.
+// once wants next to no bytes to have been sent twice so far.
 func (s *site) once() {
 	s.t.Helper()
 	all, err := s.srv.Requests(time.Time{}, time.Time{})

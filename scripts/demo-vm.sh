@@ -66,5 +66,6 @@ boot() { # LABEL MEMORY WORDS INITRD...
 		--memory "$memory" --serve "$out" --console "$out/$label.console.log" --append "$words" --row "$rows"
 }
 boot bootprof 1024 "bootprof={url}/root.bpk" "$dir/stock.img" "$out/overlay.cpio"
-boot fetch-all 2048 "boot=live fetch={url}/root.sqfs" "$dir/stock.img"
+ln -f "$out/root.sqfs" "$out/root.squashfs" # live-boot knows an image by this ending alone
+boot fetch-all 2048 "boot=live fetch={url}/root.squashfs" "$dir/stock.img"
 cat "$rows"
