@@ -33,6 +33,9 @@ type flags struct {
 	limit   time.Duration
 }
 
+// settle is how long a machine is left alone between login and power-off.
+const settle = 20 * time.Second
+
 const header = `| way | first request s | init s | login s | MB until login | requests | power-off s |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |`
 
@@ -145,6 +148,13 @@ func (f *flags) run(ctx context.Context) error {
 	m.mu.Unlock()
 	if first.IsZero() {
 		return errors.New("the machine came to login without a request: did it boot from somewhere else?")
+	}
+	select { // an emulated machine's client hands pages to the kernel for some seconds yet, which power-off would wait for
+	case <-time.After(settle):
+	case <-v.Exited():
+		return errors.New("the machine ended by itself after its login")
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	pressed := time.Now()
 	if err := v.Powerdown(ctx); err != nil {
