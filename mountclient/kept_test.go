@@ -40,7 +40,7 @@ func TestKeptNeedsNoServer(t *testing.T) {
 	}
 }
 
-// A mount does not need one either.
+// A mount does not need one either, and the kernel gets the boot pages as in any other boot.
 func TestKeptMount(t *testing.T) {
 	watchdog(t, testWait)
 	p := packOf(t, hotAndCold)
@@ -49,6 +49,7 @@ func TestKeptMount(t *testing.T) {
 	fill(t, s, p, dir)
 	s.Stop()
 	r := mountPack(t, s, func(o *MountOptions) { o.CacheDir, o.Digest = dir, digestOf(p) })
+	eventually(t, "the kernel has the boot pages", testWait, func() bool { st := r.Status(); return st.PushedPages >= st.BootPages/2 })
 	r.compare(p)
 	r.unmount()
 }
