@@ -37,7 +37,7 @@ func main() {
 	flag.StringVar(&f.build, "build", "build", "`DIR` with the images and programs")
 	flag.StringVar(&f.results, "results", "bench/results", "`DIR` for the results")
 	flag.BoolVar(&f.quick, "quick", false, "few cells, few rounds")
-	flag.DurationVar(&f.budget, "budget", 0, "`TIME` for all; rounds of slow ways are dropped to keep it (default 55m, 7m with --quick)")
+	flag.DurationVar(&f.budget, "budget", 0, "`TIME` for all; rounds of slow ways are dropped to keep it (default 48m, 7m with --quick)")
 	flag.IntVar(&f.rounds, "rounds", 0, "rounds of all ways that the budget lets (default 5, 2 with --quick)")
 	flag.IntVar(&f.herd, "herd", 50, "clients of the herd; 0: no herd")
 	flag.Func("only", "measure only ways whose `REGEX` matches \"CELL WAY\", as in 'debian 100mbit/20ms (nbdkit|boot)'; no herd, no faults", func(s string) (err error) {
@@ -81,7 +81,7 @@ func run(ctx context.Context, f flags) error {
 }
 
 func (f flags) config() compare.Config {
-	rounds, budget := 5, 55*time.Minute
+	rounds, budget := 5, 48*time.Minute
 	if f.quick {
 		rounds, budget = 2, 7*time.Minute
 	}
