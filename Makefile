@@ -20,7 +20,7 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export BUILD FUZZTIME
 
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-# In the boot binary, code is not copied into its callers (inlined) but where chunks are decoded: 0.25 MB under xz -9.
+# In the boot binary, code is not copied into its callers (inlined) but where chunks are decoded: 0.36 MB under xz -9.
 SMALL = -gcflags=all=-l -gcflags=github.com/klauspost/...= -gcflags=bootprof/imagepack/...=
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
