@@ -1,9 +1,9 @@
 #!/bin/bash
 # Boots machines in QEMU whose root file system comes over http, and looks at them from inside: the tests of initramfs/.
 #
-#   scripts/test-vm.sh [--images | REGEX]
+#   scripts/test-vm.sh [REGEX]
 #
-# REGEX chooses tests by name; --images makes the root, the kernel and the initrds only. BUILD (default ./build) keeps the images in vm/, and the console logs of machines that failed
+# REGEX chooses tests by name. BUILD (default ./build) keeps the images in vm/, and the console logs of machines that failed
 # in vm/consoles/.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,7 +26,6 @@ if [ "$(cat "$dir/package.sum" 2>/dev/null)" != "$sum" ] || [ ! -e "$dir/bootpro
 	echo "$sum" >"$dir/package.sum"
 fi
 "$here/make-vm-images.sh" "$dir" "$dir/bootprof.deb"
-[ "${1:-}" != --images ] || exit 0
 
 if ! [ "$dir/overlay.cpio" -nt "$dir/dracut.img" ]; then
 	cp "$build/bootprof" "$build/bootprof-mount" "$dir/"

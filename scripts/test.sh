@@ -37,20 +37,6 @@ for arch in amd64 arm64; do
 done
 "$here/boot-binary-size.sh" "${BUILD:-build}/bootprof-mount-amd64"
 
-# The tests mostly wait: the images of the machines and of the demo are made beside them.
-imageslog=$(mktemp)
-fuzzlog=$(mktemp)
-images= fuzzers=
-# Under set -e a kill that fails would be the script's exit code.
-trap 'kill $images $fuzzers 2>/dev/null || true; rm -f "$imageslog" "$fuzzlog"' EXIT
-export BUILD=${BUILD:-build}
-(
-	nice -n 19 "$here/test-vm.sh" --images
-	nice -n 19 "$here/make-debian-root.sh" "$BUILD/debian.tar"
-	nice -n 19 "$here/make-images.sh" "$BUILD/debian.tar" "$BUILD/debian"
-) >"$imageslog" 2>&1 &
-images=$!
-
 step "tests"
 go test -count=1 -timeout 20m ./...
 
@@ -63,16 +49,12 @@ go test -count=1 -race -timeout 20m -run 'TestWrite/zstd' ./imagepack/squashfs/r
 step "one processor"
 GOMAXPROCS=1 go test -count=1 -timeout 10m ./mountclient ./recorder
 
-step "images made meanwhile"
-code=0
-wait $images || code=$?
-cat "$imageslog"
-[ $code -eq 0 ]
-
 # A fuzzer takes its time, whatever it is given; the machines wait for each other. So the fuzzers get what these leave over.
 step "machines in QEMU, and fuzzers (${FUZZTIME:=5s} each) beside them"
+fuzzlog=$(mktemp)
 FUZZTIME=$FUZZTIME nice -n 19 "$here/fuzz.sh" >"$fuzzlog" 2>&1 &
 fuzzers=$!
+trap 'kill $fuzzers 2>/dev/null || true; rm -f "$fuzzlog"' EXIT # under set -e a kill that fails would be the script's exit code
 "$here/test-vm.sh" 'TestInitramfsTools|TestLiveBoot|TestStockInitrdHTTPS|TestDracut|TestCacheOnDisk|TestBadInput' # what fits; make test-vm has all
 step "what the fuzzers found"
 code=0
