@@ -16,7 +16,6 @@ const shutdownLimit = 75 * time.Second
 
 // The initrd of initramfs-tools: the whole root, signals to the client, a server that is away, power-off.
 func TestInitramfsTools(t *testing.T) {
-	t.Parallel()
 	web := newSite(t, filepath.Dir(image(t, "root.bpk")), nil)
 	m := boot(t, vm.Options{Initrds: []string{image(t, "bootprof.img")}, Net: true}, "bootprof="+web.url("root.bpk"))
 	m.booted()
@@ -66,7 +65,6 @@ func TestInitramfsTools(t *testing.T) {
 
 // live-boot, not patched, mounts a squashfs by its own httpfs=, which is our client under another name.
 func TestLiveBoot(t *testing.T) {
-	t.Parallel()
 	web := newSite(t, filepath.Dir(image(t, "root.squashfs")), nil)
 	m := boot(t, vm.Options{Initrds: []string{image(t, "stock.img"), image(t, "overlay.cpio")}, Net: true},
 		"boot=live httpfs="+web.url("root.squashfs"))
@@ -83,7 +81,6 @@ func TestLiveBoot(t *testing.T) {
 
 // The overlay beside a stock initrd; https with a CA of one's own, a clock in the year 2000; power-off with the server gone.
 func TestStockInitrdHTTPS(t *testing.T) {
-	t.Parallel()
 	ca, tls := authority(t, vm.HostAddress)
 	web := newSite(t, filepath.Dir(image(t, "root.bpk")), tls)
 	overlay := filepath.Join(t.TempDir(), "overlay.cpio")
@@ -104,7 +101,6 @@ func TestStockInitrdHTTPS(t *testing.T) {
 
 // dracut's root=bootprof:URL; reboot with the server gone.
 func TestDracut(t *testing.T) {
-	t.Parallel()
 	web := newSite(t, filepath.Dir(image(t, "root.bpk")), nil)
 	m := boot(t, vm.Options{Initrds: []string{image(t, "dracut.img")}, Net: true}, "root=bootprof:"+web.url("root.bpk"), "ip=dhcp rd.neednet=1")
 	m.booted()

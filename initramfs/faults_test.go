@@ -15,7 +15,6 @@ import (
 
 // The server goes away as soon as the root is mounted, for a minute of the boot.
 func TestServerStopsWhileBooting(t *testing.T) {
-	t.Parallel()
 	web := newSite(t, filepath.Dir(image(t, "plain.bpk")), nil)
 	m := boot(t, vm.Options{Initrds: []string{image(t, "stock.img"), image(t, "overlay.cpio")}, Net: true}, "bootprof="+web.url("plain.bpk"))
 	m.wait(rootLine, 0, loginWait)
@@ -36,7 +35,6 @@ func TestServerStopsWhileBooting(t *testing.T) {
 // A machine of 512 MB boots an image of more than 1 GB from two mirrors, one of which dies on the way, and reads more of it than
 // it has memory.
 func TestSmallMemoryTwoMirrors(t *testing.T) {
-	t.Parallel()
 	dir := filepath.Dir(largePack(t))
 	good, dying := newSite(t, dir, nil), newSite(t, dir, nil)
 	m := boot(t, vm.Options{Initrds: []string{image(t, "stock.img"), image(t, "overlay.cpio")}, Net: true, MemoryMiB: 512},
@@ -58,7 +56,6 @@ func TestSmallMemoryTwoMirrors(t *testing.T) {
 
 // A cache on a disk: the image becomes local and the client leaves; the next boot needs no network.
 func TestCacheOnDisk(t *testing.T) {
-	t.Parallel()
 	web := newSite(t, filepath.Dir(image(t, "root.bpk")), nil)
 	disk := filepath.Join(t.TempDir(), "cache.disk")
 	run(t, "truncate", "-s", "1G", disk)
@@ -95,7 +92,6 @@ func TestCacheOnDisk(t *testing.T) {
 
 // What is wrong is told in one line that names the parameter, in front of the initramfs's own shell.
 func TestBadInput(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	run(t, "cp", image(t, "root.bpk"), filepath.Join(dir, "root.bpk"))
 	writeFile(t, filepath.Join(dir, "root.bpk.minisig"), "untrusted comment: none\nRWRqPYGoU7TdHNAJ8Fm9bd+zW5kq\n")
@@ -125,7 +121,6 @@ func TestBadInput(t *testing.T) {
 
 // A live ISO as casper boots it, by netboot=url url=URL, but without downloading it.
 func TestISO(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "iso/casper"), 0o755); err != nil {
 		t.Fatal(err)

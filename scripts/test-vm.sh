@@ -50,4 +50,4 @@ if [ "$(stat -c %s "$dir/overlay.cpio")" -gt 2726297 ]; then
 fi
 
 export BOOTPROF_VM_IMAGES=$dir
-exec go test -count=1 -v -parallel 2 -timeout 60m ${1:+-run "$1"} ./initramfs
+exec go test -count=1 -v -timeout 60m ${1:+-run "$1"} ./initramfs
