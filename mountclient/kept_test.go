@@ -42,7 +42,7 @@ func TestKeptNeedsNoServer(t *testing.T) {
 
 // A mount does not need one either, and the kernel gets the boot pages as in any other boot.
 func TestKeptMount(t *testing.T) {
-	watchdog(t, testWait)
+	watchdog(t, 60*time.Second)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -108,16 +108,16 @@ func TestKeptAsksOnce(t *testing.T) {
 	fill(t, s, p, filled)
 	head := filepath.Base(keptName("", bpk.Digest(p.raw[:bpk.HeaderSize])))
 	for name, c := range map[string]struct {
-		damage func(dir string)
-		once   bool
+		damage      func(dir string)
+		least, most int // requests; 1 where the first may have what is missing
 	}{
-		"whole":    {func(string) {}, true},
-		"index":    {func(dir string) { flipByte(t, filepath.Join(dir, head), bpk.HeaderSize+40) }, false},
-		"no pages": {func(dir string) { os.Remove(filepath.Join(dir, strings.TrimSuffix(head, keptSuffix)+".journal")) }, false},
+		"whole":    {func(string) {}, 1, 1},
+		"index":    {func(dir string) { flipByte(t, filepath.Join(dir, head), bpk.HeaderSize+40) }, 1, 100},
+		"no pages": {func(dir string) { os.Remove(filepath.Join(dir, strings.TrimSuffix(head, keptSuffix)+".journal")) }, 2, 100},
 		"boot page": {func(dir string) {
 			image, _ := cacheFiles(t, dir)
 			flipByte(t, image, p.pack.Boot.Ranges[0].Page*bpk.PageSize)
-		}, false},
+		}, 1, 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := copyDir(t, filled)
@@ -129,7 +129,7 @@ func TestKeptAsksOnce(t *testing.T) {
 				t.Error(err)
 			}
 			got := s.Requests()[n:]
-			if c.once != (len(got) == 1) || c.once && got[0].Sent > openingSegments[0] {
+			if len(got) < c.least || len(got) > c.most || got[0].Sent > openingSegments[0] {
 				t.Errorf("requests %+v", got)
 			}
 		})
