@@ -10,7 +10,7 @@ import (
 )
 
 // shutdownLimit is how long an emulated machine may take from the command to its end. It takes about 5 s from a local disk (record
-// --vm) and 2 to 10 s over http; 24 to 34 s after drop_caches, as systemd-shutdown's mlockall reads 3,000 pages one by one, and more beside
+// --vm) and 2 to 25 s over http; 24 to 34 s after drop_caches, as systemd-shutdown's mlockall reads 3,000 pages one by one, and more beside
 // other work. One process that hangs costs the 90 s of systemd's time-out.
 const shutdownLimit = 75 * time.Second
 
