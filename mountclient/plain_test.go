@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -348,7 +349,9 @@ const (
 	otherDate = "Tue, 03 Jan 2023 03:04:05 GMT"
 )
 
-// Several servers are used if they tell the same of the image; else one of them is.
+// Several servers are used if they tell the same of the image; else one of them is. That two are used shows where the
+// first that is asked for a window is silent: which of them that is, and whether it would have been asked for all of the
+// windows, is for the throughput to say that the opening had.
 func TestPlainMirrors(t *testing.T) {
 	image := plainImage(8 << 20)
 	for name, c := range map[string]struct {
@@ -365,10 +368,18 @@ func TestPlainMirrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			one, a := servePlain(t, image)
 			two, b := servePlain(t, image)
-			a.Script(faultserver.Always(c.first))
-			b.Script(faultserver.Always(c.second))
+			var silent atomic.Bool // the next request gets no answer
+			for server, tells := range map[*faultserver.Server]*faultserver.Fault{a: c.first, b: c.second} {
+				server.Script(func(faultserver.Request) *faultserver.Fault {
+					if silent.CompareAndSwap(true, false) {
+						return faultserver.Hang()
+					}
+					return tells
+				})
+			}
 			cl := mustOpen(t, one.url(plainName)+","+two.url(plainName), nil)
 			n, m := len(a.Requests()), len(b.Requests())
+			silent.Store(c.both)
 			checkImage(t, cl, image, 1<<20)
 			used := len(a.Requests()) > n && len(b.Requests()) > m
 			if used != c.both {
