@@ -51,8 +51,8 @@ type Way struct {
 	Rounds int      // leave the way out of later rounds; 0 is in all of them
 	// Fill, if any, is run once before all rounds, and each run gets a copy of what it left in Run.Cache.
 	Fill *Way
-	// Links, if any, take the place of Config.Link: each leads to a web server of its own, a mirror.
-	Links []link.Params
+	// Mirrors, if any, take the place of Config.Link: a web server for each.
+	Mirrors []Mirror
 	// Open starts the client and returns when Run.Dir is the root directory. It sets what Close and Sample need.
 	Open func(ctx context.Context, r *Run) error
 	// Sample takes the client's figures at the boot marker, with the guest running. May be nil.
@@ -166,19 +166,19 @@ func (c Config) once(ctx context.Context, w Way, round int, cacheFrom, cacheTo s
 	if err := prepareCaches(w.served(), slices.Concat(c.Warm, w.Warm)); err != nil {
 		return res, err
 	}
-	links := slices.Clone(w.Links)
-	if len(links) == 0 {
-		links = []link.Params{c.Link}
+	mirrors := slices.Clone(w.Mirrors)
+	if len(mirrors) == 0 {
+		mirrors = []Mirror{{Link: c.Link}}
 	}
-	for i := range links {
-		links[i].Seed += uint64(round * len(links))
+	for i := range mirrors {
+		mirrors[i].Link.Seed += uint64(round * len(mirrors))
 	}
-	if r.Link, err = link.Open(links[0]); err != nil {
+	if r.Link, err = link.Open(mirrors[0].Link); err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, r.Link.Close()) }()
-	for _, p := range links[1:] {
-		l, err2 := r.Link.Add(p)
+	for _, m := range mirrors[1:] {
+		l, err2 := r.Link.Add(m.Link)
 		if err2 != nil {
 			return res, err2
 		}
@@ -187,11 +187,11 @@ func (c Config) once(ctx context.Context, w Way, round int, cacheFrom, cacheTo s
 	}
 	var servers []*serve.Server
 	if w.Served != "" {
-		root, err := servedDir(r, w)
-		if err != nil {
-			return res, err
-		}
-		for _, l := range r.links() {
+		for i, l := range r.links() {
+			root, err2 := servedDir(r, w, i, mirrors[i].Lie)
+			if err2 != nil {
+				return res, err2
+			}
 			server, err2 := serveFile(r, l, root, filepath.Base(w.Served))
 			if err2 != nil {
 				return res, err2
@@ -296,9 +296,12 @@ func (w Way) served() []string {
 	return append([]string{w.Served}, w.Beside...)
 }
 
-// servedDir makes a directory for web servers that has the way's files.
-func servedDir(r *Run, w Way) (root string, err error) {
-	root = filepath.Join(r.Work, "www")
+// servedDir makes a directory for the nth web server that has the way's files.
+func servedDir(r *Run, w Way, n int, lie Lie) (root string, err error) {
+	root = filepath.Join(r.Work, fmt.Sprintf("www%d", n))
+	if lie != "" {
+		return root, lyingDir(root, w, lie)
+	}
 	return root, linkFiles(root, w.served())
 }
 

@@ -148,7 +148,7 @@ func TestLeftoversAreErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Link.Close()
-	root, err := servedDir(r, Way{Served: image})
+	root, err := servedDir(r, Way{Served: image}, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func TestWays(t *testing.T) {
 			if w.cost[cell.Images.Kind] == (cost{}) && w.name != wayLocal {
 				t.Errorf("%s: way %s has no cost for %s", cell.Name, w.name, cell.Images.Kind)
 			}
-			if mirrors := len(made.Links) > 0; mirrors != (len(cell.Links) > 1 && (w.ours || w.name == wayTrained)) {
-				t.Errorf("%s: way %s has links %v", cell.Name, w.name, made.Links)
+			if mirrors := len(made.Mirrors) > 0; mirrors != (len(cell.Links) > 1 && (w.ours || w.name == wayTrained)) {
+				t.Errorf("%s: way %s has mirrors %v", cell.Name, w.name, made.Mirrors)
 			}
 		}
 	}

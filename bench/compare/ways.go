@@ -38,7 +38,7 @@ var fastLink = link.Params{Bits: 1e9, RTT: 500 * time.Microsecond}
 
 // filledBy is w with a cache that the way fill leaves.
 func filledBy(w, fill bench.Way) bench.Way {
-	fill.Links = []link.Params{fastLink}
+	fill.Mirrors = []bench.Mirror{{Link: fastLink}}
 	w.Fill = &fill
 	return w
 }
@@ -120,7 +120,9 @@ func mirrored(c candidate, links []link.Params) candidate {
 	plain := c.make
 	c.make = func(p programs, im Images) bench.Way {
 		w := plain(p, im)
-		w.Links = links
+		for _, l := range links {
+			w.Mirrors = append(w.Mirrors, bench.Mirror{Link: l})
+		}
 		return w
 	}
 	return c

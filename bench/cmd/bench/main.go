@@ -31,7 +31,7 @@ type flags struct {
 	rounds, fetchRounds                          int
 	timeout                                      time.Duration
 	check                                        bool
-	mirrors                                      []link.Params
+	mirrors                                      []bench.Mirror
 	zstd19                                       int64
 }
 
@@ -52,9 +52,10 @@ func main() {
 		f.link, err = link.Parse(s)
 		return err
 	})
-	flag.Func("mirror", "way mirrors: as bootprof, from several servers, each behind a link `BANDWIDTH/RTT[/LOSS%]` of its own; give it for each", func(s string) error {
-		p, err := link.Parse(s)
-		f.mirrors = append(f.mirrors, p)
+	flag.Func("mirror", "way mirrors: as bootprof, from several servers, each behind a link `BANDWIDTH/RTT[/LOSS%][:LIE]` of its own; give it for each. "+
+		"LIE damages what it serves: all of the pack, zone (the boot zone) or once (one byte)", func(s string) error {
+		m, err := bench.ParseMirror(s)
+		f.mirrors = append(f.mirrors, m)
 		return err
 	})
 	flag.Int64Var(&f.zstd19, "zstd19", 0, "`BYTES` of the touched pages as one stream of zstd -19, to compare with")
@@ -108,7 +109,7 @@ func run(ctx context.Context, f flags) error {
 	}
 	if f.pack != "" && len(f.mirrors) > 0 {
 		way := bench.Mounted("mirrors", f.bootprof, f.pack)
-		way.Links = f.mirrors
+		way.Mirrors = f.mirrors
 		c.Ways = append(c.Ways, way)
 	}
 	if len(c.Ways) == 0 {
