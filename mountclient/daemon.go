@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -95,6 +96,10 @@ func startChild(stderr io.Writer) int {
 	return n
 }
 
+// clientMemory is what the Go runtime of a client may come to, in bytes, before it collects garbage whatever that takes. Pages
+// that are kept in memory are not in it, nor is the program itself: resident, that is 10 MB.
+const clientMemory = 48 << 20
+
 // serve mounts and carries the mount until it is unmounted. readyFD, if any, is told how the start went.
 func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 	os.Unsetenv(readyEnv)
@@ -113,6 +118,9 @@ func serve(opts MountOptions, readyFD string, stderr io.Writer) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(clientMemory)
+	}
 	if opts.Root {
 		harden(opts.Log)
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -21,9 +20,6 @@ import (
 // httpfsName is the name under which live-boot calls its FUSE client: NAME URL DIR. The image file is
 // then DIR/NAME-OF-THE-FILE-ON-THE-SERVER.
 const httpfsName = "httpfs"
-
-// rootMemory bounds the Go heap of a root's client, in bytes. Pages are not in it.
-const rootMemory = 64 << 20
 
 // MarkRoot is to be the first statement of main in a program that may carry a root file system. If args, which are those
 // behind the program's name, ask for that, or the name is httpfs, it makes the first byte of the process's command line
@@ -84,9 +80,6 @@ func harden(log *slog.Logger) {
 	_ = os.WriteFile("/proc/self/comm", []byte(name[:min(len(name), 15)]), 0)
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		log.Warn("the kernel may end the client when memory is short", "error", err)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(rootMemory)
 	}
 }
 
