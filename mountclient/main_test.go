@@ -189,8 +189,11 @@ func role(name string, args ...string) (*exec.Cmd, *syncBuffer) {
 	out := &syncBuffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	// A process left behind keeps the output open; the command itself has ended then.
+	// A client that serves a mount keeps the output open when its command has ended. Without one, what was said is waited for.
 	cmd.WaitDelay = 100 * time.Millisecond
+	if name != roleMount {
+		cmd.WaitDelay = 20 * time.Second
+	}
 	return cmd, out
 }
 

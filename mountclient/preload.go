@@ -327,7 +327,9 @@ func (p *preload) store(s *segment, b []byte) {
 	took := min(int64(len(b)), s.end-s.off-s.filled) // it may have been cut meanwhile
 	s.filled += took
 	s.came = time.Now()
-	if !s.opening {
+	if s.opening {
+		p.streams.open(took, s.came, p.fetch.src.mirror.usual()/2)
+	} else {
 		if p.left[s.src] -= took; p.left[s.src] < p.enough() && p.next < len(p.segs) {
 			p.free.Signal()
 		}

@@ -14,15 +14,18 @@ import (
 // Behind the opening, one stream brings the boot zone from a single server, as several would share the link and delay the page
 // that is needed next. But where packets are lost, TCP does not use the link: at 20 ms and 1 % of loss a stream gives 7 Mbit/s,
 // whatever the link could. It then comes in bursts with pauses. A busy machine that reads late sees pauses as well, but no
-// packets out of order. So, where a stream pauses much for some time and packets are missing, their number is doubled as a
-// trial, which stands if they bring more together, and is tried again later if not. It is not free: what the server has sent
-// of a stream that is cut short is lost, 0.6 MB of a boot over 100 Mbit/s.
+// packets out of order; a link whose queue was full loses packets as well, but is used. What a link gives shows in the
+// opening, which comes over eight connections. So, where a stream pauses much for some time, packets are missing, and it
+// brings clearly less than has been seen, the number of streams is doubled as a trial, which stands if they bring more
+// together, and is tried again later if not. It is not free: what the server has sent of a stream that is cut short is
+// lost, 0.6 MB of a boot over 100 Mbit/s.
 
 // Tuning of the number of streams.
 const (
 	mostStreams   = 8
 	pausing       = 6 * time.Millisecond   // between two reads: a pause. Packets of 1 Mbit/s are 12 ms apart, so a slow link looks like pauses, too
 	muchPausing   = 0.25                   // of the time
+	unused        = 0.7                    // of the best rate seen: less is a link that is not used
 	trialGain     = 1.25                   // the least that a trial has to bring
 	streamWindow  = 100 * time.Millisecond // of a measurement, at the least
 	streamTurns   = 5                      // round trips of one, at the least
@@ -38,6 +41,7 @@ type streamCount struct {
 	n        int // streams - 1
 	before   int // n before the trial
 	rate     float64
+	best     float64 // rate seen, of the opening or a window
 	isTrial  bool
 	hold     int // windows in which nothing is tried
 	held     int // the last hold
@@ -56,6 +60,7 @@ func (c *streamCount) next(rate, paused float64, lossy bool) int {
 	if lossy {
 		c.lossless = 0
 	}
+	c.best = max(c.best, rate)
 	switch {
 	case c.isTrial:
 		c.isTrial = false
@@ -67,7 +72,7 @@ func (c *streamCount) next(rate, paused float64, lossy bool) int {
 		}
 		fallthrough
 	case c.hold == 0 && c.pauses >= pausedWindows && c.lossless < pausedWindows:
-		if paused > muchPausing && c.n+1 < mostStreams {
+		if paused > muchPausing && rate < unused*c.best && c.n+1 < mostStreams {
 			c.before, c.rate, c.isTrial = c.n, rate, true
 			c.n = min(2*(c.n+1), mostStreams) - 1
 		}
@@ -86,6 +91,20 @@ type streams struct {
 	last   time.Time     // read
 	bytes  int64         // in the window
 	paused time.Duration // in the window
+
+	opening int64     // bytes of it
+	opened  time.Time // its first bytes came
+}
+
+// open notes bytes of the opening. That one of its connections is late says nothing of the link. turn is a round trip; 0: not known.
+func (m *streams) open(n int64, now time.Time, turn time.Duration) {
+	if m.opening == 0 {
+		m.opened = now
+	}
+	if m.opening += n; m.opening >= leastPieceLen {
+		// In less than a round trip no server sends so much.
+		m.count.best = max(m.count.best, float64(m.opening)/max(now.Sub(m.opened), turn, time.Millisecond).Seconds())
+	}
 }
 
 // read notes bytes that came and tells whether the number of streams has changed. turn is a round trip. At the end of a window,

@@ -9,18 +9,21 @@ import (
 func TestStreamCount(t *testing.T) {
 	const pauses, steady = 0.6, 0.01
 	for name, c := range map[string]struct {
-		each, link, paused float64
-		lossy              bool
-		want               int
+		each, link, opening, paused float64
+		lossy                       bool
+		want                        int
 	}{
-		"clean link":               {12e6, 12e6, steady, false, 1},
-		"full queue":               {12e6, 12e6, steady, true, 1},
-		"busy machine":             {0.9e6, 12e6, pauses, false, 1},
-		"loss":                     {0.9e6, 12e6, pauses, true, 8},
-		"loss, link is soon full":  {0.9e6, 3.6e6, pauses, true, 4},
-		"slow link, looks pausing": {0.1e6, 0.1e6, pauses, true, 1},
+		"clean link":                {12e6, 12e6, 9e6, steady, false, 1},
+		"full queue":                {12e6, 12e6, 9e6, steady, true, 1},
+		"full queue, busy machine":  {11e6, 12e6, 14e6, pauses, true, 1},
+		"busy machine":              {0.9e6, 12e6, 9e6, pauses, false, 1},
+		"loss":                      {0.9e6, 12e6, 9e6, pauses, true, 8},
+		"loss, link is soon full":   {0.9e6, 3.6e6, 3e6, pauses, true, 4},
+		"loss, opening much slower": {0.9e6, 12e6, 0.5e6, pauses, true, 1},
+		"slow link, looks pausing":  {0.1e6, 0.1e6, 0.1e6, pauses, true, 1},
+		"other downloads come":      {0.3e6, 0.3e6, 0.6e6, pauses, true, 1},
 	} {
-		var count streamCount
+		count := streamCount{best: c.opening}
 		n, at := 1, map[int]int{}
 		for range 200 {
 			n = count.next(min(float64(n)*c.each, c.link), c.paused, c.lossy)
@@ -43,6 +46,9 @@ func TestStreamsByReads(t *testing.T) {
 	} {
 		var m streams
 		now := time.Unix(1, 0)
+		m.open(300_000, now, 20*time.Millisecond)
+		m.open(64_000, now.Add(time.Second), 20*time.Millisecond)
+		now = now.Add(time.Second)
 		more := false
 		for i := range 100 {
 			now = now.Add(c.gaps[i%len(c.gaps)])
