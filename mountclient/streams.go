@@ -29,6 +29,7 @@ const (
 	trialGain     = 1.25                   // the least that a trial has to bring
 	streamWindow  = 100 * time.Millisecond // of a measurement, at the least
 	streamTurns   = 5                      // round trips of one, at the least
+	lateReader    = 64 << 10               // bytes that wait to be read at its end: the machine is late, not the network
 	pausedWindows = 2                      // in a row, until a trial
 	firstHold     = 4                      // windows from a trial that failed to the next; doubled each time
 	streamPiece   = 250 * time.Millisecond // of one of several streams: so long a later page may hold up an earlier one
@@ -175,8 +176,10 @@ func (p *preload) noteConn(ctx context.Context, s *segment) context.Context {
 	}})
 }
 
-// lossy tells whether packets were missing since it was asked last, on any connection under way. The caller holds mu.
+// lossy tells whether packets were missing since it was asked last, on any connection under way, and whether that is what
+// holds it up: not if bytes wait to be read. The caller holds mu.
 func (p *preload) lossy() (lossy bool) {
+	late := false
 	for _, s := range p.segs[p.whole:p.next] {
 		if s.conn == nil || s.opening || s.isWhole() {
 			continue
@@ -184,28 +187,40 @@ func (p *preload) lossy() (lossy bool) {
 		now := outOfOrder(s.conn)
 		lossy = lossy || now != s.disorder
 		s.disorder = now
+		late = late || unread(s.conn) > lateReader
 	}
-	return lossy
+	return lossy && !late
 }
 
 // outOfOrder returns how many packets of a connection came before one that was sent earlier: tcpi_rcv_ooopack of tcp(7)'s
 // TCP_INFO; 0 where that is not known.
 func outOfOrder(conn net.Conn) (n uint32) {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	c, ok := conn.(syscall.Conn)
-	if !ok {
-		return 0
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+	control(conn, func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			n = info.Rcv_ooopack
 		}
 	})
 	return n
+}
+
+// unread returns how many bytes of a connection the kernel holds for a reader: SIOCINQ of tcp(7); 0 where that is not known.
+func unread(conn net.Conn) (n int) {
+	control(conn, func(fd int) {
+		if got, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
+			n = got
+		}
+	})
+	return n
+}
+
+// control calls f with the descriptor of a connection, if it has one.
+func control(conn net.Conn, f func(fd int)) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	if c, ok := conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+		}
+	}
 }

@@ -1,6 +1,9 @@
 package mountclient
 
 import (
+	"crypto/tls"
+	"io"
+	"net"
 	"testing"
 	"time"
 )
@@ -57,5 +60,40 @@ func TestStreamsByReads(t *testing.T) {
 		if more != c.more {
 			t.Errorf("%s: more than one stream: %t", name, more)
 		}
+	}
+}
+
+// The kernel tells what waits to be read, under TLS as well, and nothing of what is no socket.
+func TestUnread(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if _, err := far.Write(make([]byte, 5000)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all that was sent waits", 10*time.Second, func() bool { return unread(conn) == 5000 })
+	if n := unread(tls.Client(conn, &tls.Config{})); n != 5000 {
+		t.Errorf("%d bytes wait under TLS, want 5000", n)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 2000)); err != nil {
+		t.Fatal(err)
+	}
+	if n := unread(conn); n != 3000 {
+		t.Errorf("%d bytes wait, want 3000", n)
+	}
+	if near, _ := net.Pipe(); unread(near) != 0 || outOfOrder(near) != 0 {
+		t.Error("a pipe is no socket")
 	}
 }
