@@ -221,6 +221,47 @@ func TestRealServers(t *testing.T) {
 	}
 }
 
+// bootBuild in the environment names the directory in which make demo left its programs and its pack.
+const bootBuild = "BOOTPROF_BOOT"
+
+// The same servers serve the boot of a real Debian.
+func TestRealServersBoot(t *testing.T) {
+	build := os.Getenv(bootBuild)
+	if build == "" {
+		t.Skipf("needs a real pack: make demo, then %s=$PWD/build", bootBuild)
+	}
+	for _, s := range realServers {
+		t.Run(s.program, func(t *testing.T) {
+			watchdog(t, 3*time.Minute)
+			dir := t.TempDir()
+			if err := os.Mkdir(dir+"/root", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(build+"/debian.bpk", dir+"/root/debian.bpk"); err != nil {
+				t.Fatal(err)
+			}
+			url, _ := s.start(t, dir, false)
+			cache := ""
+			if !s.ranges { // all of the pack comes, and is not for the memory
+				cache = t.TempDir()
+			}
+			o := mountOptions(t, url+"debian.bpk", func(o *MountOptions) { o.CacheDir = cache })
+			m, err := Mount(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &rig{Mounted: m, t: t, dir: o.Dir, run: o.RunDir, loop: -1}
+			out, err := exec.Command(build+"/labboot", o.Dir).CombinedOutput()
+			said := strings.TrimSpace(string(out))
+			if err != nil || !strings.HasPrefix(said, "booted") || strings.Contains(said, "failed") {
+				t.Errorf("%v\n%s", err, said)
+			}
+			t.Log(strings.ReplaceAll(said, "\n", ", "))
+			r.unmount()
+		})
+	}
+}
+
 // checkLog compares what the server wrote into its log with what it can do.
 func (s *realServer) checkLog(t *testing.T, dir string, secure bool) {
 	t.Helper()

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The whole test suite, as CI runs it: set-up, format, vet, staticcheck, tests, the concurrent packages under the race
-# detector and on one processor, both machine types, machines in QEMU, short fuzzing.
+# detector and on one processor, both machine types, machines in QEMU, fuzzing, and a real Debian that boots.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/longstep.sh"
@@ -53,7 +53,7 @@ step "one processor"
 GOMAXPROCS=1 "$here/go-test.sh" -count=1 -timeout 10m ./mountclient ./recorder
 
 # A fuzzer takes its time, whatever it is given; the machines wait for each other. So the fuzzers get what these leave over.
-step "machines in QEMU, and fuzzers (${FUZZTIME:=5s} each) beside them"
+step "machines in QEMU, and fuzzers (${FUZZTIME:=60s} each) beside them"
 fuzzlog=$(mktemp)
 FUZZTIME=$FUZZTIME nice -n 19 "$here/fuzz.sh" >"$fuzzlog" 2>&1 &
 fuzzers=$!
@@ -67,6 +67,9 @@ cat "$fuzzlog"
 
 step "the demo, one round: a real Debian, recorded, packed, mounted over a link and booted"
 ROUNDS=1 FETCH_ROUNDS=1 RECORDINGS=2 "$here/demo.sh" debian
+
+step "the same Debian, booted from nginx, Apache, lighttpd, Caddy and python3 -m http.server"
+BOOTPROF_BOOT=$(realpath "${BUILD:-build}") "$here/go-test.sh" -count=1 -v -run '^TestRealServersBoot$' ./mountclient
 
 if [ -s "$UNSTEADY" ]; then
 	step "to be mended"
