@@ -2,6 +2,7 @@ package compare
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,17 @@ func TestPlanFits(t *testing.T) {
 	}
 }
 
+// A mirror that lies brings no byte that the boot can use.
+func TestLyingMirrorCell(t *testing.T) {
+	cells := Only(Full("x", 5), regexp.MustCompile(":zone"))
+	if len(cells) != 1 || cells[0].Name != "debian 100mbit/20ms:zone + 100mbit/20ms" || len(cells[0].right()) != 1 {
+		t.Fatalf("%+v", cells)
+	}
+	if got := fileName(cells[0].Name); got != "debian-100mbit-20ms-zone-100mbit-20ms" {
+		t.Errorf("its plot is %s", got)
+	}
+}
+
 func TestShareSaysWhatDoesNotFit(t *testing.T) {
 	_, err := share(Full("x", 5), time.Minute)
 	if err == nil || !strings.Contains(err.Error(), "the budget is 1m0s") {
@@ -78,6 +90,9 @@ func TestWays(t *testing.T) {
 				t.Errorf("%s: way %s has no cost for %s", cell.Name, w.name, cell.Images.Kind)
 			}
 			if mirrors := len(made.Mirrors) > 0; mirrors != (len(cell.Links) > 1 && (w.ours || w.name == wayTrained)) {
+				t.Errorf("%s: way %s has mirrors %v", cell.Name, w.name, made.Mirrors)
+			}
+			if len(made.Mirrors) > 0 && !slices.Equal(made.Mirrors, cell.Links) {
 				t.Errorf("%s: way %s has mirrors %v", cell.Name, w.name, made.Mirrors)
 			}
 		}
