@@ -120,8 +120,8 @@ func TestMarkdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| debian 100mbit/20ms/1% | 1.10 | 1.00 | 1.25 | 1.25 | 1.14 | desync-trained | 1.20 | 1.20 | 15.00 |",
-		"desync-trained takes 1.20 s, bootprof 1.25 s", "desync-trained moves 3.00 MB, bootprof 4.00 MB",
+		"| debian 100mbit/20ms/1% | 1.10 | 1.00 | 1.25 | 1.25 | 1.14 | desync-trained (one run) | 1.20 | 1.20 | 15.00 |",
+		"desync-trained (one run) takes 1.20 s, bootprof 1.25 s", "desync-trained (one run) moves 3.00 MB, bootprof 4.00 MB",
 		"| rclone | 0 | failed |", "rclone: 1 runs failed: exit status 1: no | luck", "Not (wholly) measured: no link",
 		"| bootprof | 1 | 1.25 | 1.25-1.25 | 1.25 | 1.14 | 0.00 | 4.0 | 9 | 30 | 0.00 | 0 |", "debian-100mbit-20ms-1.svg", "| bootprof | 10000 |",
 	} {

@@ -137,13 +137,13 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 	defer b.Close()
 	image, err := src.Start(ctx, b)
 	if err != nil {
-		o.Client = firstLine(err)
+		o.Client = bench.OneLine(err, 60, 120)
 		b.Kill()
 		return src.Stop(b)
 	}
 	r, err := startReader(image, truth)
 	if err != nil {
-		o.Client = firstLine(err)
+		o.Client = bench.OneLine(err, 60, 120)
 		b.Kill()
 		return src.Stop(b)
 	}
