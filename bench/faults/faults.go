@@ -52,7 +52,7 @@ func All() []Fault {
 			end:   func(_ *link.Link, s *serve.Server) error { return s.Thaw() },
 		},
 		{
-			Name: "lying mirror", What: "one server has a byte in 64 KiB wrong, behind the first 256 KiB of each file; a client that can use two has a right one, too",
+			Name: "lying mirror", What: "one server has a byte in 64 KiB wrong, behind the first 256 KiB of each file, and the middle one of a file below 1 MiB; a client that can use two has a right one, too",
 			Corrupt: true, length: 5 * time.Second,
 		},
 	}
