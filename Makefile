@@ -10,6 +10,7 @@
 # make deb         the same as a Debian package, in build/
 # make bench       bootprof side by side with everything a user could pick instead, less than an hour; bench/results
 # make bench-quick the same in eight minutes, with fewer of them
+# make bench-keep  the last results of make bench into docs/benchmarks, to be committed
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
@@ -24,7 +25,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VE
 SMALL = -gcflags=all=-l -gcflags=github.com/klauspost/...= -gcflags=bootprof/imagepack/...=
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench bench-quick bench-pack setup install deb clean
+.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench bench-quick bench-keep bench-pack setup install deb clean
 
 all: build
 
@@ -68,6 +69,9 @@ bench:
 
 bench-quick:
 	scripts/bench.sh quick
+
+bench-keep:
+	scripts/bench-keep.sh
 
 bench-pack:
 	scripts/bench-pack.sh

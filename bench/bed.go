@@ -84,6 +84,7 @@ type Source struct {
 	Name    string
 	Served  []string // files that the web server offers; the first is asked for
 	Mirrors bool     // whether it can use several servers
+	Whole   bool     // Start returns only when it has fetched all of the image
 	// Start returns where the image appears.
 	Start func(ctx context.Context, b *Bed) (image string, err error)
 	// Stop ends what Start started, in whatever state it is. Nobody may have the image open.
@@ -133,6 +134,19 @@ func MountedSource(name, binary, pack string) Source {
 			}
 			return filepath.Join(dir, "image"), func() error { return UnmountIfMounted(dir) }, err
 		},
+	}
+}
+
+// FetchAllSource downloads the image as FetchAll does.
+func FetchAllSource(name, image string) Source {
+	return Source{
+		Name: name, Served: []string{image}, Whole: true,
+		Start: func(ctx context.Context, b *Bed) (string, error) {
+			own, _, err := fetchWhole(ctx, b.Run)
+			return own, err
+		},
+		Stop:  func(b *Bed) error { return UnmountIfMounted(memoryDir(b.Run)) },
+		Truth: func(string) (string, func() error, error) { return image, func() error { return nil }, nil },
 	}
 }
 

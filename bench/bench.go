@@ -132,7 +132,7 @@ func Measure(ctx context.Context, c Config) ([]Result, error) {
 				if !c.Tolerant || i == 0 || ctx.Err() != nil {
 					return results, err
 				}
-				r = Result{Way: w.Name, Error: oneLine(err)}
+				r = Result{Way: w.Name, Error: OneLine(err, maxErrorBytes/2, maxErrorBytes/2)}
 			}
 			r.Round = round
 			results = append(results, r)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -284,6 +285,19 @@ func TestParseBound(t *testing.T) {
 	for _, bad := range []string{"", "{}", `{"links": []}`, `{"links": [{"bound_seconds": 0}]}`} {
 		if _, err := parseBound([]byte(bad)); err == nil {
 			t.Errorf("no error for %q", bad)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	for _, c := range []struct{ said, want string }{
+		{"short\n  enough", "short enough"},
+		{"one two three four five six", "one two ... five six"},
+		{"onetwothreefourfivesixseveneight", "..."},
+		{"one twothreefourfivesixseveneight", "one ..."},
+	} {
+		if got := OneLine(errors.New(c.said), 10, 10); got != c.want {
+			t.Errorf("%q: %q, want %q", c.said, got, c.want)
 		}
 	}
 }

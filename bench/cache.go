@@ -36,7 +36,7 @@ func (c Config) fill(ctx context.Context) (f fills, err error) {
 			if !c.Tolerant || ctx.Err() != nil {
 				return f, errors.Join(err, os.RemoveAll(f.work))
 			}
-			f.failed[i] = Result{Way: w.Name, Error: oneLine(err)}
+			f.failed[i] = Result{Way: w.Name, Error: OneLine(err, maxErrorBytes/2, maxErrorBytes/2)}
 			continue
 		}
 		f.dirs[i] = dir
@@ -56,11 +56,20 @@ func copyCache(from, dir string) error {
 // maxErrorBytes of an error go into a report.
 const maxErrorBytes = 600
 
-// oneLine is an error as a cell of a table can hold it.
-func oneLine(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	if len(s) > maxErrorBytes {
-		s = s[:maxErrorBytes/2] + " ... " + s[len(s)-maxErrorBytes/2:]
+// OneLine is an error as a cell of a table can hold it: of a long one the first words and the last, of so many bytes at most.
+// Words stay whole, as half a path could not be told from another one.
+func OneLine(err error, head, tail int) string {
+	words := strings.Fields(err.Error())
+	s := strings.Join(words, " ")
+	if len(s) <= head+tail {
+		return s
 	}
-	return s
+	first, last := "", ""
+	for i := 0; len(first)+len(words[i]) < head; i++ {
+		first += words[i] + " "
+	}
+	for i := len(words) - 1; len(last)+len(words[i]) < tail; i-- {
+		last = " " + words[i] + last
+	}
+	return first + "..." + last
 }

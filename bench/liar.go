@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"bootprof/bench/link"
 	"bootprof/imagepack/bpk"
@@ -24,7 +27,7 @@ type Lie string
 // The kinds of damage, from a file of other bytes to a bit that a disk has lost.
 const (
 	LieAll  Lie = "all"  // a byte of each page of the file
-	LieZone Lie = "zone" // a byte of each page of the boot zone; header and indexes are right
+	LieZone Lie = "zone" // a byte of each page of the boot zone; header and indexes are right. Of desync's chunks: a byte of each
 	LieOnce Lie = "once" // one byte, in the middle of the boot zone
 )
 
@@ -41,6 +44,14 @@ func ParseMirror(s string) (m Mirror, err error) {
 	}
 	m.Link, err = link.Parse(params)
 	return m, err
+}
+
+// String is what ParseMirror reads.
+func (m Mirror) String() string {
+	if m.Lie == "" {
+		return m.Link.String()
+	}
+	return m.Link.String() + ":" + string(m.Lie)
 }
 
 // damage writes a damaged copy of a pack.
@@ -98,10 +109,53 @@ func (l Lie) damage(pack, to string) (err error) {
 	return nil
 }
 
-// lyingDir makes a directory for a web server that has the way's files, the first of them damaged.
+// lyingDir makes a directory for a web server that has the way's files, the first of them damaged; of desync's, the chunks.
 func lyingDir(root string, w Way, lie Lie) error {
+	// Or the boot would be slowed by copies on their way to the disk.
+	defer unix.Sync()
+	if filepath.Ext(w.Served) == desyncIndex {
+		if lie != LieZone {
+			return fmt.Errorf("damage %s of %s: of chunks there is %s only", lie, w.Served, LieZone)
+		}
+		if err := linkFiles(root, []string{w.Served}); err != nil {
+			return err
+		}
+		for _, store := range w.Beside {
+			if err := damageChunks(store, filepath.Join(root, filepath.Base(store))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if err := linkFiles(root, w.Beside); err != nil {
 		return err
 	}
 	return lie.damage(w.Served, filepath.Join(root, filepath.Base(w.Served)))
+}
+
+// desyncIndex is how the names of desync's indexes end.
+const desyncIndex = ".caibx"
+
+// damageChunks writes a copy of a chunk store with the middle byte of each file wrong.
+func damageChunks(store, to string) error {
+	return filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(store, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(to, rel), 0o755)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if len(b) > 0 {
+			b[len(b)/2] ^= 0xff
+		}
+		return os.WriteFile(filepath.Join(to, rel), b, 0o644)
+	})
 }

@@ -62,10 +62,42 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// Of desync's files the index is right, and each chunk has one wrong byte.
+func TestLyingChunks(t *testing.T) {
+	dir := t.TempDir()
+	index, store := filepath.Join(dir, "image.caibx"), filepath.Join(dir, "image.castr")
+	if err := os.MkdirAll(filepath.Join(store, "ab"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	chunk := make([]byte, 1000)
+	for _, name := range []string{index, filepath.Join(store, "ab", "abc.cacnk")} {
+		if err := os.WriteFile(name, chunk, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	way := Way{Served: index, Beside: []string{store}}
+	root := filepath.Join(t.TempDir(), "www")
+	if err := lyingDir(root, way, LieZone); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"image.caibx": 0, "image.castr/ab/abc.cacnk": 1} {
+		b, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil || len(b) != len(chunk) {
+			t.Fatalf("%s: %d bytes, %v", name, len(b), err)
+		}
+		if got := len(b) - bytes.Count(b, []byte{0}); got != want {
+			t.Errorf("%s: %d bytes wrong, want %d", name, got, want)
+		}
+	}
+	if err := lyingDir(filepath.Join(t.TempDir(), "www"), way, LieOnce); err == nil {
+		t.Error("one byte of a chunk store: no error")
+	}
+}
+
 func TestParseMirror(t *testing.T) {
 	fast := link.Params{Bits: 100e6, RTT: 20 * time.Millisecond}
 	for s, want := range map[string]Mirror{"100mbit/20ms": {Link: fast}, "100mbit/20ms:zone": {fast, LieZone}, "100mbit/20ms:once": {fast, LieOnce}} {
-		if m, err := ParseMirror(s); err != nil || m != want {
+		if m, err := ParseMirror(s); err != nil || m != want || m.String() != s {
 			t.Errorf("%q: %v, %v; want %v", s, m, err, want)
 		}
 	}

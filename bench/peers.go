@@ -11,7 +11,7 @@ import (
 )
 
 // The peers: programs that a user could boot with instead of bootprof, each as its own documentation would have it for this
-// job. docs/benchmarks.md tells which settings were tried.
+// job. docs/benchmarks.md tells which settings that are, and why not others.
 
 // Httpfs2 asks for what each read needs, over one connection. It is what live-boot's httpfs= runs.
 func Httpfs2(image string) Peer {

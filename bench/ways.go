@@ -39,15 +39,7 @@ func FetchAll(name, image string) Way {
 		Served: image,
 		Warm:   []string{"curl"},
 		Open: func(ctx context.Context, r *Run) error {
-			memory := filepath.Join(r.Work, "memory")
-			if err := os.Mkdir(memory, 0o755); err != nil {
-				return err
-			}
-			if err := mount("-t", "tmpfs", "-o", "size=100%", "tmpfs", memory); err != nil {
-				return err
-			}
-			own := filepath.Join(memory, "image")
-			state, err := runClient(r, exec.CommandContext(ctx, "curl", "-sS", "--fail", "-o", own, r.URL))
+			own, state, err := fetchWhole(ctx, r)
 			if err != nil {
 				return err
 			}
@@ -58,9 +50,25 @@ func FetchAll(name, image string) Way {
 			return mount("-o", "loop,ro", own, r.Dir)
 		},
 		Close: func(r *Run) error {
-			return errors.Join(UnmountIfMounted(r.Dir), UnmountIfMounted(filepath.Join(r.Work, "memory")))
+			return errors.Join(UnmountIfMounted(r.Dir), UnmountIfMounted(memoryDir(r)))
 		},
 	}
+}
+
+// memoryDir is where the tmpfs of FetchAll is.
+func memoryDir(r *Run) string { return filepath.Join(r.Work, "memory") }
+
+// fetchWhole downloads the image into a tmpfs.
+func fetchWhole(ctx context.Context, r *Run) (image string, state *os.ProcessState, err error) {
+	if err := os.Mkdir(memoryDir(r), 0o755); err != nil {
+		return "", nil, err
+	}
+	if err := mount("-t", "tmpfs", "-o", "size=100%", "tmpfs", memoryDir(r)); err != nil {
+		return "", nil, err
+	}
+	image = filepath.Join(memoryDir(r), "image")
+	state, err = runClient(r, exec.CommandContext(ctx, "curl", "-sS", "--fail", "-o", image, r.URL))
+	return image, state, err
 }
 
 // runClient runs a command to its end in the client's network namespace. Its output goes to a file, not a pipe: a daemon

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Compares bootprof with what a user could pick instead: sets everything up, makes the images, measures, and writes tables and
-# plots to bench/results. docs/benchmarks.md tells how to read them.
+# plots to bench/results. docs/benchmarks.md tells how to read them; bench-keep.sh keeps them in the repository.
 #
 #   scripts/bench.sh [quick] [FLAGS of bench/cmd/compare]
 #

@@ -125,7 +125,7 @@ func (cell Cell) measure(ctx context.Context, c Config) (report bench.Report, er
 	report = bench.Report{Link: cell.Link(), Image: cell.Images.Kind, Baseline: cell.ways[0].name}
 	report.Describe()
 	report.Rounds = slices.Max(cell.rounds)
-	check, err := bench.CheckLink(ctx, cell.Links[0])
+	check, err := bench.CheckLink(ctx, cell.Links[0].Link)
 	report.Check = check.String()
 	if err != nil {
 		return report, fmt.Errorf("link %s is not what it should be: %w", cell.Link(), err)
@@ -133,7 +133,7 @@ func (cell Cell) measure(ctx context.Context, c Config) (report bench.Report, er
 	fmt.Fprintln(c.Progress, "link check:", check)
 	p := programs{bootprof: c.Bootprof, desync: c.Desync}
 	results, err := bench.Measure(ctx, bench.Config{
-		Link: cell.Links[0], Ways: cell.benchWays(p), Rounds: report.Rounds, Lab: lab.Options{Timeout: bootTimeout},
+		Link: cell.Links[0].Link, Ways: cell.benchWays(p), Rounds: report.Rounds, Lab: lab.Options{Timeout: bootTimeout},
 		Warm: []string{"mount", "umount"}, Progress: c.Progress, Tolerant: true,
 	})
 	report.Results = results
@@ -147,10 +147,11 @@ func (cell Cell) measure(ctx context.Context, c Config) (report bench.Report, er
 	return report, err
 }
 
-// bound computes what no client can beat: over all links together, and without their losses.
+// bound computes what no client can beat: over all links that bring right bytes together, and without their losses.
 func (cell Cell) bound(ctx context.Context, c Config, report *bench.Report) error {
-	all := cell.Links[0]
-	for _, p := range cell.Links[1:] {
+	all := cell.Links[0].Link
+	all.Bits = 0
+	for _, p := range cell.right() {
 		all.Bits += p.Bits
 	}
 	local := time.Duration(report.Summary[0].Total * float64(time.Second)).Round(time.Millisecond)

@@ -33,17 +33,25 @@ const faultTogether = 8
 const faultTime = 30 * time.Second
 
 func (f *Faults) plan() part {
-	peers := len(f.peers(programs{}))
-	batches := (peers*len(faults.All()) + faultTogether - 1) / faultTogether
+	all := f.peers(programs{})
+	peers := len(all)
+	places := peers
+	for _, p := range all {
+		if p.Whole { // the download takes as long as the rest
+			places++
+		}
+	}
+	batches := (places*len(faults.All()) + faultTogether - 1) / faultTogether
 	return part{"faults", fmt.Sprintf("%d peers, %d faults each, %d at a time", peers, len(faults.All()), faultTogether),
 		time.Duration(batches) * faultTime}
 }
 
-// peers are all that show an image as a file; fetch-all is curl's affair and has no file until it has all.
+// peers are all that show an image as a file, the slow one first.
 func (f *Faults) peers(p programs) []bench.Source {
 	im := f.Images
 	squashfs := im.squashfs()
 	return []bench.Source{
+		bench.FetchAllSource(wayFetchAll, squashfs),
 		bench.PeerSource(bench.Httpfs2(squashfs), squashfs),
 		bench.PeerSource(bench.Httpdirfs(squashfs, false), squashfs),
 		bench.PeerSource(bench.Nbdkit("", squashfs, nil, nil), squashfs),
@@ -51,6 +59,8 @@ func (f *Faults) peers(p programs) []bench.Source {
 		bench.PeerSource(bench.Rclone(squashfs), squashfs),
 		bench.PeerSource(bench.Desync("desync", p.desync, im.desync(), false, false), squashfs),
 		bench.MountedSource("bootprof, unprepared", p.bootprof, squashfs),
+		bench.MountedSource("bootprof, reordered", p.bootprof, im.reordered()),
+		bench.MountedSource("bootprof, split", p.bootprof, im.split()),
 		bench.MountedSource(wayBootprof, p.bootprof, im.pack()),
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"bootprof/bench"
 )
 
-// Images are all files made of one root file system, by the names that scripts/bench-images.sh gives them.
+// Images are all files made of one root file system, by the names that scripts/bench.sh gives them.
 type Images struct {
 	Kind string // "debian", "large", "debian2"
 	Dir  string // build directory

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"bootprof/bench/link"
+	"bootprof/bench"
 )
 
 // The links of the comparison.
@@ -15,6 +15,7 @@ const (
 	linkSlow = "20mbit/50ms"
 	linkLoss = "100mbit/20ms/1%"
 	linkHalf = "50mbit/20ms" // of each of two mirrors
+	linkLies = "100mbit/20ms:zone"
 )
 
 // baseTimes are boots from the local disk, roughly, by the kind of the images.
@@ -34,6 +35,8 @@ func Full(dir string, rounds int) []Cell {
 		cell(minimal, "", debian, some, rounds, linkSlow),
 		cell(minimal, "", debian, pick(some, wayLocal, wayFetchAll, "nbdkit", wayTrained, "reordered", "split", wayBootprof), rounds, linkLoss),
 		cell(minimal, "", debian, pick(some, wayLocal, wayFetchAll, wayTrained, "reordered", "split", wayBootprof), rounds, linkHalf, linkHalf),
+		// The mirror that lies is the first one: desync asks the next only when one fails.
+		cell(minimal+", the first of two mirrors lies", "", debian, pick(some, wayLocal, wayTrained, wayBootprof), rounds, linkLies, linkWAN),
 		cell(minimal+", second boot, with what the first one left in a cache", " warm", debian, warm(same), rounds, linkWAN),
 		nextBuild(cell(minimal+", the next build, with what a boot of the last one left in a cache", " from v1", debian2,
 			warm(func(im Images) Images { return debian }), rounds, linkWAN), debian),
@@ -62,11 +65,11 @@ func Quick(dir string, rounds int) []Cell {
 func cell(work, suffix string, im Images, ways []candidate, rounds int, links ...string) Cell {
 	c := Cell{Work: work, Images: im, ways: ways, wanted: rounds, baseTime: baseTimes[im.Kind]}
 	for _, l := range links {
-		p, err := link.Parse(l)
+		m, err := bench.ParseMirror(l)
 		if err != nil {
 			panic("BUG: " + err.Error())
 		}
-		c.Links = append(c.Links, p)
+		c.Links = append(c.Links, m)
 	}
 	c.Name = fmt.Sprintf("%s%s %s", im.Kind, suffix, c.Link())
 	if len(links) > 1 {

@@ -14,24 +14,34 @@ import (
 
 // A Cell is one table: ways that boot one kind of image over one kind of link.
 type Cell struct {
-	Name     string        // of files and titles: "debian 100mbit/20ms"
-	Work     string        // what is booted, in words
-	Images   Images        // what is booted
-	Old      *Images       // the build whose cache is used, nil if there is no other
-	Links    []link.Params // several: mirrors
+	Name     string         // of files and titles: "debian 100mbit/20ms"
+	Work     string         // what is booted, in words
+	Images   Images         // what is booted
+	Old      *Images        // the build whose cache is used, nil if there is no other
+	Links    []bench.Mirror // several: mirrors
 	ways     []candidate
 	wanted   int   // rounds, before the budget
 	rounds   []int // of each way
 	baseTime time.Duration
 }
 
-// Link is the cell's link in words: "100mbit/20ms", "50mbit/20ms + 50mbit/20ms".
+// Link is the cell's link in words: "100mbit/20ms", "50mbit/20ms + 50mbit/20ms:zone".
 func (c Cell) Link() string {
 	var s []string
-	for _, p := range c.Links {
-		s = append(s, p.String())
+	for _, m := range c.Links {
+		s = append(s, m.String())
 	}
 	return strings.Join(s, " + ")
+}
+
+// right are the links to mirrors that bring the boot right bytes.
+func (c Cell) right() (links []link.Params) {
+	for _, m := range c.Links {
+		if m.Lie == "" || m.Lie == bench.LieOnce {
+			links = append(links, m.Link)
+		}
+	}
+	return links
 }
 
 const (
@@ -46,12 +56,11 @@ const (
 // expect is what one run of the way will take, roughly.
 func (c Cell) expect(w candidate) time.Duration {
 	k := w.cost[c.Images.Kind]
-	p := c.Links[0]
 	bits := 1.0
-	for _, q := range c.Links {
-		bits += q.MathisBits()
+	for _, p := range c.right() {
+		bits += p.MathisBits()
 	}
-	boot := c.baseTime + time.Duration(k.requests)*(p.RTT+requestTime) + time.Duration(k.megabytes*8e6/bits*float64(time.Second))
+	boot := c.baseTime + time.Duration(k.requests)*(c.Links[0].Link.RTT+requestTime) + time.Duration(k.megabytes*8e6/bits*float64(time.Second))
 	return boot + runOverhead
 }
 

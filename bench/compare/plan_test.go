@@ -2,6 +2,7 @@ package compare
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,17 @@ func TestPlanFits(t *testing.T) {
 				t.Errorf("%s: %s begins with %s, not with its baseline", c.name, cell.Name, cell.ways[0].name)
 			}
 		}
+	}
+}
+
+// A mirror that lies brings no byte that the boot can use.
+func TestLyingMirrorCell(t *testing.T) {
+	cells := Only(Full("x", 5), regexp.MustCompile(":zone"))
+	if len(cells) != 1 || cells[0].Name != "debian 100mbit/20ms:zone + 100mbit/20ms" || len(cells[0].right()) != 1 {
+		t.Fatalf("%+v", cells)
+	}
+	if got := fileName(cells[0].Name); got != "debian-100mbit-20ms-zone-100mbit-20ms" {
+		t.Errorf("its plot is %s", got)
 	}
 }
 
@@ -80,6 +92,9 @@ func TestWays(t *testing.T) {
 			if mirrors := len(made.Mirrors) > 0; mirrors != (len(cell.Links) > 1 && (w.ours || w.name == wayTrained)) {
 				t.Errorf("%s: way %s has mirrors %v", cell.Name, w.name, made.Mirrors)
 			}
+			if len(made.Mirrors) > 0 && !slices.Equal(made.Mirrors, cell.Links) {
+				t.Errorf("%s: way %s has mirrors %v", cell.Name, w.name, made.Mirrors)
+			}
 		}
 	}
 }
@@ -105,8 +120,8 @@ func TestMarkdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| debian 100mbit/20ms/1% | 1.10 | 1.00 | 1.25 | 1.25 | 1.14 | desync-trained | 1.20 | 1.20 | 15.00 |",
-		"desync-trained takes 1.20 s, bootprof 1.25 s", "desync-trained moves 3.00 MB, bootprof 4.00 MB",
+		"| debian 100mbit/20ms/1% | 1.10 | 1.00 | 1.25 | 1.25 | 1.14 | desync-trained (one run) | 1.20 | 1.20 | 15.00 |",
+		"desync-trained (one run) takes 1.20 s, bootprof 1.25 s", "desync-trained (one run) moves 3.00 MB, bootprof 4.00 MB",
 		"| rclone | 0 | failed |", "rclone: 1 runs failed: exit status 1: no | luck", "Not (wholly) measured: no link",
 		"| bootprof | 1 | 1.25 | 1.25-1.25 | 1.25 | 1.14 | 0.00 | 4.0 | 9 | 30 | 0.00 | 0 |", "debian-100mbit-20ms-1.svg", "| bootprof | 10000 |",
 	} {

@@ -113,16 +113,14 @@ func warm(old func(im Images) Images) []candidate {
 
 // mirrored lets the clients that can use several servers have them, each behind a link of its own: bootprof uses all at once,
 // desync the next one when one fails. Others get the first.
-func mirrored(c candidate, links []link.Params) candidate {
+func mirrored(c candidate, mirrors []bench.Mirror) candidate {
 	if !c.ours && c.name != wayTrained {
 		return c
 	}
 	plain := c.make
 	c.make = func(p programs, im Images) bench.Way {
 		w := plain(p, im)
-		for _, l := range links {
-			w.Mirrors = append(w.Mirrors, bench.Mirror{Link: l})
-		}
+		w.Mirrors = mirrors
 		return w
 	}
 	return c

@@ -3,6 +3,8 @@
 // A reader takes blocks of the image, in an order that is no order, until the fault is over and some more; each block is compared
 // with the image itself. What counts is the outcome, not the speed.
 //
+// A client that downloads the whole image first has the fault meanwhile, and is read from afterwards.
+//
 // Traps. A client may never answer a read, so the reader is given up after a time, and the client's processes are killed before
 // its mount is touched: their end fails what is still waiting in the kernel.
 package faults
@@ -50,7 +52,7 @@ func All() []Fault {
 			end:   func(_ *link.Link, s *serve.Server) error { return s.Thaw() },
 		},
 		{
-			Name: "lying mirror", What: "one server has a byte in 64 KiB wrong, behind the first 256 KiB of each file; a client that can use two has a right one, too",
+			Name: "lying mirror", What: "one server has a byte in 64 KiB wrong, behind the first 256 KiB of each file, and the middle one of a file below 1 MiB; a client that can use two has a right one, too",
 			Corrupt: true, length: 5 * time.Second,
 		},
 	}
@@ -135,36 +137,43 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 		return err
 	}
 	defer b.Close()
+	// happen makes the fault, and returns when it was over and what the fault itself had to say.
+	happen := func() (over time.Time, said string) {
+		pause(ctx, underWay)
+		if f.begin != nil {
+			if err := f.begin(b.Run.Link, b.Servers[0]); err != nil {
+				said = err.Error()
+			}
+		}
+		pause(ctx, f.length)
+		over = time.Now()
+		if f.end != nil {
+			if err := f.end(b.Run.Link, b.Servers[0]); err != nil {
+				said = err.Error()
+			}
+		}
+		return over, said
+	}
+	if src.Whole {
+		return tryWhole(ctx, src, b, truth, happen, o)
+	}
 	image, err := src.Start(ctx, b)
 	if err != nil {
-		o.Client = firstLine(err)
+		o.Client = bench.OneLine(err, 60, 120)
 		b.Kill()
 		return src.Stop(b)
 	}
 	r, err := startReader(image, truth)
 	if err != nil {
-		o.Client = firstLine(err)
+		o.Client = bench.OneLine(err, 60, 120)
 		b.Kill()
 		return src.Stop(b)
 	}
-	pause(ctx, underWay)
-	if f.begin != nil {
-		if err := f.begin(b.Run.Link, b.Servers[0]); err != nil {
-			o.Client = err.Error()
-		}
-	}
-	pause(ctx, f.length)
-	over := time.Now()
-	if f.end != nil {
-		if err := f.end(b.Run.Link, b.Servers[0]); err != nil {
-			o.Client = err.Error()
-		}
-	}
+	over, said := happen()
 	pause(ctx, afterwards)
 	hung := r.end(over)
-	client := o.Client // what the fault itself had to say
 	*o = r.outcome(over, f.begin != nil)
-	o.Client, o.Hung = client, hung
+	o.Client, o.Hung = said, hung
 	if hung || o.Errors > 0 {
 		b.Kill() // what waits in the kernel fails, and lets go of the image
 		<-r.done
@@ -172,6 +181,39 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 	// How a client ends that has been killed is of no interest.
 	_ = src.Stop(b)
 	return nil
+}
+
+// wholeTimeout is how long a download may take with the fault in it.
+const wholeTimeout = 2 * time.Minute
+
+// tryWhole makes the fault while the client downloads the image, and then reads it.
+func tryWhole(ctx context.Context, src bench.Source, b *bench.Bed, truth string, happen func() (time.Time, string), o *Outcome) error {
+	var said string
+	happened := make(chan struct{})
+	go func() {
+		defer close(happened)
+		_, said = happen()
+	}()
+	bounded, cancel := context.WithTimeout(ctx, wholeTimeout)
+	defer cancel()
+	image, err := src.Start(bounded, b)
+	<-happened
+	if err != nil {
+		o.Client = bench.OneLine(err, 60, 120)
+		b.Kill()
+		return src.Stop(b)
+	}
+	r, err := startReader(image, truth)
+	if err != nil {
+		o.Client = bench.OneLine(err, 60, 120)
+		return src.Stop(b)
+	}
+	pause(ctx, afterwards)
+	hung := r.end(time.Now())
+	*o = r.outcome(time.Time{}, false)
+	o.Client, o.Hung = said, hung
+	<-r.done // what it reads is in memory
+	return src.Stop(b)
 }
 
 func pause(ctx context.Context, d time.Duration) {

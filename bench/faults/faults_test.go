@@ -96,6 +96,30 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// A download with a fault of a second in it goes on where packets were lost, ends where its connection was, and is not verified.
+func TestFetchAll(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, bytes.Repeat([]byte{1, 2, 3, 4}, 2<<20/4), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"8 s outage": "survives", "server down": "does not start: curl", "frozen server": "survives", "lying mirror": "wrong bytes in 28 of 32 reads, no error",
+	}
+	for _, f := range All() {
+		t.Run(f.Name, func(t *testing.T) {
+			t.Parallel()
+			f.length = time.Second
+			o := Try(context.Background(), bench.FetchAllSource("fetch-all", image), link.Params{Bits: 4e6}, f)
+			if got := o.String(); !strings.HasPrefix(got, want[f.Name]) {
+				t.Errorf("%q, want %q", got, want[f.Name])
+			}
+		})
+	}
+}
+
 // A source that does not start is told, and leaves nothing.
 func TestTryDoesNotStart(t *testing.T) {
 	if os.Getuid() != 0 {

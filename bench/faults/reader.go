@@ -3,10 +3,8 @@ package faults
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 	"time"
 )
@@ -118,12 +116,4 @@ func cause(err error) string {
 		return pe.Err.Error()
 	}
 	return err.Error()
-}
-
-func firstLine(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	if len(s) > 200 {
-		return fmt.Sprintf("%s ... %s", s[:60], s[len(s)-120:])
-	}
-	return s
 }

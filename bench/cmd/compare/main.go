@@ -77,7 +77,11 @@ func run(ctx context.Context, f flags) error {
 	if r == nil {
 		return err
 	}
-	return errors.Join(err, r.Write(f.results))
+	short, serr := r.WithoutPaths(f.build)
+	if serr != nil {
+		return errors.Join(err, serr)
+	}
+	return errors.Join(err, short.Write(f.results))
 }
 
 func (f flags) config() compare.Config {
