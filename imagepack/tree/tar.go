@@ -14,6 +14,8 @@ import (
 type TarOptions struct {
 	Owner0  bool     // every file belongs to 0:0, whatever the archive says
 	Exclude []string // as DirOptions.Exclude
+
+	maxUnpacked int64 // bytes that are unpacked of a compressed archive, the rest is cut off; 0: no limit
 }
 
 // A TarError tells what is wrong with an archive.
