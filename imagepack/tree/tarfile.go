@@ -132,7 +132,7 @@ func unpack(ctx context.Context, r io.Reader, path string, c *tarCompression, mo
 // windowError says what to do about an archive that needs more memory than maxTarWindow.
 func windowError(err error) error {
 	if errors.Is(err, xz.ErrMemlimit) || errors.Is(err, zstd.ErrWindowSizeExceeded) {
-		return fmt.Errorf("it needs a dictionary of more than %d MiB: compress it anew with a smaller one, or unpack it first (%w)", maxTarWindow>>20, err)
+		return fmt.Errorf("it needs a dictionary of more than %d MiB: compress it anew with a smaller one, or unpack it first", maxTarWindow>>20)
 	}
 	return err
 }

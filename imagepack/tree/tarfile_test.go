@@ -111,7 +111,7 @@ func TestFromTarFileDictionary(t *testing.T) {
 		})
 	}
 	for name, b := range map[string][]byte{
-		"blocks": blocks, "streams": append(compress(t, plain[:5120], "xz", "-0c"), append(make([]byte, 8), compress(t, plain[5120:], "xz", "-9c")...)...),
+		"blocks": blocks, "streams": append(compress(t, plain[:5120], "xz", "-0c"), append(make([]byte, 8), compress(t, plain[5120:], "xz", "-1c")...)...),
 		"filter": compress(t, plain, "xz", "-c", "--x86", "--lzma2=preset=1"),
 	} {
 		root, c, err := fromBytes(t, b, TarOptions{})
