@@ -224,6 +224,9 @@ func (in *Input) enter(inside *string) (bool, error) {
 // nested takes the image file that is all there is in a squashfs.
 func (in *Input) nested() (bool, error) {
 	root, err := in.Tree(context.Background())
+	if errors.As(err, new(*tree.BudgetError)) {
+		return false, nil // it can still be kept whole
+	}
 	if err != nil {
 		return false, err
 	}

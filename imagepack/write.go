@@ -28,11 +28,15 @@ type WriteOptions struct {
 	frame int64 // pages of a boot frame; 0: framePages. Tests make small frames
 }
 
+// GoodHead is the largest Stats.Head, in bytes, that costs a boot hardly more than a round trip.
+const GoodHead = 64 << 10
+
 // Stats tell what was written, in bytes.
 type Stats struct {
 	ImageSize, PackSize int64
 	BootPages           int64
 	BootZone, BootIndex int64 // stored
+	Head                int64 // header, boot index and root of the body index: a client needs them before the first boot byte
 	Body, BodyIndex     int64 // stored
 	BodyChunks, Shared  int64 // chunks of the body; those that repeat an earlier one
 	Digest              [32]byte
@@ -188,6 +192,7 @@ func (w *packWriter) layoutHead(index []byte, bootPages int, zoneLen, rootLen in
 	h.Boot = bpk.Block{PackOff: h.BootIndex.PackOff + h.BootIndex.Len, Len: zoneLen}
 	h.BodyRoot = bpk.Block{PackOff: h.Boot.PackOff + zoneLen, Len: rootLen}
 	w.stats.BootPages, w.stats.BootZone, w.stats.BootIndex = h.BootPages, zoneLen, h.BootIndex.Len
+	w.stats.Head = bpk.HeaderSize + h.BootIndex.Len + rootLen
 }
 
 // writeBody writes the body's chunks and index, and completes the header.

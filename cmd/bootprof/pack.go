@@ -74,7 +74,7 @@ With --format, other forms of the same plan:
   sparse    the image with its boot pages only, in the directory OUT, which mount --cache takes over as a warm cache`,
 		Args: args(1, 1, "INPUT, and -o OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := p.check(); err != nil {
+			if err := p.check(cmd.Flags().Changed); err != nil {
 				return usage(cmd, err)
 			}
 			return a.pack(cmd.Context(), args[0], p)
@@ -97,8 +97,8 @@ With --format, other forms of the same plan:
 	return cmd
 }
 
-// check refuses values and combinations of flags that mean nothing.
-func (p *packFlags) check() error {
+// check refuses values and combinations of flags that mean nothing. given tells whether a flag is there.
+func (p *packFlags) check(given func(flag string) bool) error {
 	switch {
 	case !has(bodyLevels, p.level):
 		return fmt.Errorf("--level %s: want fastest, default, better, best or max", p.level)
@@ -114,6 +114,8 @@ func (p *packFlags) check() error {
 		return fmt.Errorf("--jobs %d: want 0 or more", p.jobs)
 	case p.format != "squashfs" && (p.compressor != "" || p.blockSize != 0):
 		return errors.New("--compressor and --block-size are for --format squashfs")
+	case p.format == "squashfs" && (given("level") || given("boot-level")):
+		return errors.New("--level and --boot-level are for packs: --format squashfs has one effort, that of best")
 	case p.format == "squashfs" && p.fs != "":
 		return errors.New("--fs is for packs: --format squashfs makes a squashfs")
 	case p.format != "bpk" && p.format != "split" && p.baseOf != "":

@@ -149,6 +149,7 @@ func (p *packJob) squashfs(ctx context.Context) error {
 	if m.BootPages > 0 {
 		p.tell("boot order: %s to preload from %s", size(m.BootPages*bpk.PageSize), plural(len(p.runs), "run"))
 	}
+	p.tellHead(m)
 	p.tellLost(imagepack.Losses{Xattrs: l.DroppedXattrs, Times: l.ClampedTimes})
 	return p.sign(p.out+bpk.ManifestSuffix, m.Digest)
 }
@@ -193,6 +194,7 @@ func (p *packJob) tell(format string, v ...any) {
 }
 
 func (p *packJob) tellBoot(st *imagepack.Stats) {
+	p.tellHead(st)
 	switch {
 	case st.BootPages == 0 && p.format == "bpk":
 		word := "{dir}" // where the image is mounted
@@ -206,6 +208,14 @@ func (p *packJob) tellBoot(st *imagepack.Stats) {
 			from = plural(len(p.runs), "run")
 		}
 		p.tell("boot zone: %d pages (%s) from %s in %s, index %s", st.BootPages, size(st.BootPages*bpk.PageSize), from, size(st.BootZone), size(st.BootIndex))
+	}
+}
+
+// tellHead warns of much that a client needs before the first boot byte.
+func (p *packJob) tellHead(st *imagepack.Stats) {
+	if st.Head > imagepack.GoodHead {
+		p.say("a client needs %s before the first boot byte, %s of it boot index; more than %d KiB delay every boot: record with fewer programs running, or give fewer profiles",
+			size(st.Head), size(st.BootIndex), imagepack.GoodHead>>10)
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"bootprof/imagepack/imagemap"
 )
 
+// pieceCost is what a piece of a chunk-based file takes while a tree is made, in bytes.
+const pieceCost = 128
+
 // content returns the content segments of an inode that is not compressed, without path and kind, and where in
 // the image the inode with all that belongs to it ends.
 func (w *walker) content(n *inode) ([]imagemap.Segment, int64, error) {
@@ -83,6 +86,9 @@ func (w *walker) readChunks(n *inode) (out []imagemap.Segment, mapEnd int64, err
 		}
 		if w.pieces--; w.pieces < 0 {
 			return nil, 0, corrupt(n.off, "chunk-based files have more pieces than the image has blocks")
+		}
+		if err := w.memory.Take(pieceCost); err != nil {
+			return nil, 0, err
 		}
 		out = append(out, s)
 	}

@@ -82,9 +82,15 @@ func (w *walker) readDir(content []imagemap.Segment) ([]dirent, error) {
 			if err := w.meta.read(b, at); err != nil {
 				return nil, err
 			}
+			known := len(entries)
 			var err error
 			if entries, err = parseDirents(entries, b, at); err != nil {
 				return nil, err
+			}
+			for _, e := range entries[known:] {
+				if err := w.memory.Entry(e.name); err != nil {
+					return nil, err
+				}
 			}
 			done += int64(len(b))
 		}

@@ -99,8 +99,9 @@ type walker struct {
 	packedIndex *zindex // of the packed inode, while making a map
 	packedLast  zextent // its extent used last: fragments mostly follow each other
 
-	tree     bool     // ReadTree: make inodes, not segments
-	longName []string // long xattr prefixes
+	tree     bool         // ReadTree: make inodes, not segments
+	memory   *tree.Budget // ReadTree only, else nil
+	longName []string     // long xattr prefixes
 }
 
 func newWalker(r io.ReaderAt, size int64) *walker {

@@ -19,7 +19,11 @@ const maxDepth = 2048 // directories of a tree; what PATH_MAX allows a path to n
 // concurrent use; all of a tree share a cache of 16 MiB.
 func ReadTree(r io.ReaderAt, size int64) (*tree.Inode, error) {
 	w := newWalker(r, size)
-	w.tree = true
+	w.tree, w.memory = true, tree.NewBudget(0)
+	return w.readTree()
+}
+
+func (w *walker) readTree() (*tree.Inode, error) {
 	if err := w.readSuper(); err != nil {
 		return nil, err
 	}
@@ -97,7 +101,7 @@ func (w *walker) node(n *inode, p placement, path string) (*tree.Inode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%.200q: %w", "/"+path, err)
 	}
-	return t, nil
+	return t, w.memory.Inode(t, len(path))
 }
 
 // newContent returns the content of n, which is at p, and its parts that are not holes, nil if there are no holes.

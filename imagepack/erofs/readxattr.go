@@ -100,6 +100,9 @@ func (w *walker) readXattr(imageOff, end int64) (x tree.Xattr, length int64, err
 	if length > end-imageOff {
 		return x, 0, corrupt(imageOff, "an extended attribute of %d bytes has room for %d", length, end-imageOff)
 	}
+	if err := w.memory.Take(2 * length); err != nil {
+		return x, 0, err
+	}
 	data := make([]byte, nameLen+valueLen)
 	if err := w.meta.read(data, imageOff+xattrEntrySize); err != nil {
 		return x, 0, err

@@ -27,9 +27,10 @@ type builder struct {
 	visited bitmap // inodes
 	linked  map[uint32]*tree.Inode
 	segs    []imagemap.Segment
-	meta    bitmap // blocks of no file's own
-	paths   int64  // bytes of paths that may still be made
-	lists   int64  // attributes that may still be listed for more than one inode
+	meta    bitmap       // blocks of no file's own
+	paths   int64        // bytes of paths that may still be made
+	lists   int64        // attributes that may still be listed for more than one inode
+	memory  *tree.Budget // nil for a map
 
 	xattrBlocks map[int64][]tree.Xattr
 	xattrValues map[uint32][]byte
@@ -44,6 +45,8 @@ func newBuilder(r *Reader, mapping bool) *builder {
 	}
 	if mapping {
 		b.meta = newBitmap(r.s.blocks)
+	} else {
+		b.memory = tree.NewBudget(0)
 	}
 	return b
 }
@@ -71,6 +74,7 @@ type place struct {
 	up    *place // nil for the root
 	name  string
 	depth int
+	len   int // bytes of the path
 }
 
 func (p *place) path() string {
@@ -164,7 +168,11 @@ func (b *builder) node(ino uint32, at *place) (*tree.Inode, error) {
 		err = b.regular(in, n, path)
 	case tree.ModeSymlink:
 		n.LinkTarget, err = b.target(in, path)
-	case tree.ModeDir:
+	}
+	if err == nil {
+		err = b.memory.Inode(n, at.len)
+	}
+	if err == nil && n.IsDir() {
 		var entries []dirent
 		if entries, err = b.listing(in, path); err == nil && !in.has(flagEncrypt) {
 			return n, b.children(n, entries, at)
@@ -185,7 +193,7 @@ func (b *builder) children(n *tree.Inode, entries []dirent, at *place) error {
 		if i > 0 && entries[i-1].name == e.name {
 			return at.in(corrupt("the name %q is there twice", e.name))
 		}
-		below, err := b.node(e.ino, &place{at, e.name, at.depth + 1})
+		below, err := b.node(e.ino, &place{at, e.name, at.depth + 1, at.len + 1 + len(e.name)})
 		var damaged *CorruptError
 		if b.lenient && errors.As(err, &damaged) {
 			continue
@@ -238,6 +246,7 @@ func (b *builder) regular(in *inode, n *tree.Inode, path string) error {
 			data[last].Len += length
 		default:
 			data = append(data, tree.Extent{Off: off, Len: length})
+			return b.memory.Take(32)
 		}
 		return nil
 	}); err != nil {

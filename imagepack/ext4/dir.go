@@ -96,6 +96,9 @@ func (b *builder) parseDirents(out []dirent, in *inode, block []byte) ([]dirent,
 			return nil, corrupt("inode %d: the name %.80q of inode %d of %d", in.ino, name, ino, b.r.s.inodes)
 		}
 		out = append(out, dirent{string(name), ino})
+		if err := b.memory.Entry(out[len(out)-1].name); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

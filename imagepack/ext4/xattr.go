@@ -174,6 +174,9 @@ func (b *builder) decodeXattrs(list []rawXattr, data []byte) ([]tree.Xattr, erro
 			return nil, corrupt("an attribute named %.300q", name)
 		}
 		out = append(out, tree.Xattr{Name: name, Value: value})
+		if err := b.memory.Xattr(out[len(out)-1]); err != nil {
+			return nil, err
+		}
 	}
 	return sortXattrs(out)
 }

@@ -19,6 +19,7 @@ type builder struct {
 	segs    []imagemap.Segment
 
 	inodeBytes, dirBytes, xattrBytes int64
+	memory                           *tree.Budget // nil for a map
 
 	xattrSets   map[uint32][]tree.Xattr
 	xattrLists  map[xattrList][]tree.Xattr
@@ -69,6 +70,9 @@ func (b *builder) node(ref uint64, path string, depth int) (*tree.Inode, error) 
 		raw.content.path = path
 	}
 	n := raw.n
+	if err := b.memory.Inode(n, len(path)); err != nil {
+		return nil, err
+	}
 	b.inodes[ref] = n
 	if b.mapping {
 		b.mapInode(raw, path)
@@ -116,6 +120,9 @@ func (b *builder) readDir(raw *rawInode, path string, depth int) error {
 			}
 			if len(name) > 255 || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 				return corrupt("directory %q: the name %.80q", path, name)
+			}
+			if err := b.memory.Entry(name); err != nil {
+				return err
 			}
 			items = append(items, item{name, block<<16 | offset})
 		}

@@ -158,6 +158,9 @@ func (b *builder) readFile(f *fields, raw *rawInode, ext bool) (uint32, error) {
 	if count > b.inodeBytes/4 {
 		return 0, corrupt("a file of %d blocks", count)
 	}
+	if err := b.memory.Take(8 * count); err != nil { // the list, and a copy
+		return 0, err
+	}
 	list := f.bytes(int(4 * count))
 	if f.err != nil {
 		return 0, f.err

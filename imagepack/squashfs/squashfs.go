@@ -167,7 +167,9 @@ func (r *Reader) Tree() (*tree.Inode, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.root == nil {
-		root, err := newBuilder(r).build()
+		b := newBuilder(r)
+		b.memory = tree.NewBudget(0)
+		root, err := b.build()
 		if err != nil {
 			return nil, err
 		}

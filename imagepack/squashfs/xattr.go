@@ -102,6 +102,9 @@ func (b *builder) readXattrs(l xattrList) ([]tree.Xattr, error) {
 			return nil, corrupt("attributes overlap")
 		}
 		out = append(out, tree.Xattr{Name: xattrPrefixes[prefix] + name, Value: value})
+		if err := b.memory.Xattr(out[len(out)-1]); err != nil {
+			return nil, err
+		}
 	}
 	b.xattrBytes -= f.n
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

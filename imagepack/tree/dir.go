@@ -25,6 +25,8 @@ type DirOptions struct {
 	// slash is matched against the whole path in the tree ("/boot", "proc/*"), any other against the last
 	// name ("*.o").
 	Exclude []string
+
+	memory int64 // bytes the tree may take, as NewBudget has it
 }
 
 // A ChangedError tells that a file of a live directory is no longer what it was when the tree was read.
@@ -49,7 +51,7 @@ func FromDir(ctx context.Context, path string, opts DirOptions) (*Inode, error) 
 	if err != nil {
 		return nil, err
 	}
-	w := &dirWalk{ctx: ctx, opts: opts, exclude: ex, linked: map[devIno]*Inode{}, list: make([]byte, 4096)}
+	w := &dirWalk{ctx: ctx, opts: opts, exclude: ex, linked: map[devIno]*Inode{}, list: make([]byte, 4096), memory: NewBudget(opts.memory)}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return nil, fmt.Errorf("reading directory %q: %w", path, err)
@@ -72,6 +74,7 @@ type dirWalk struct {
 	exclude excludes
 	linked  map[devIno]*Inode // inodes with more than one link
 	list    []byte            // buffer for attribute names
+	memory  *Budget
 }
 
 // inode makes the inode of the file full, whose path in the tree is rel, and of everything below.
@@ -114,6 +117,9 @@ func (w *dirWalk) inode(full, rel string, st *unix.Stat_t, depth int) (*Inode, e
 	case ModeBlock, ModeChar:
 		n.RdevMajor, n.RdevMinor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	}
+	if err == nil {
+		err = w.take(n, len(full))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +127,17 @@ func (w *dirWalk) inode(full, rel string, st *unix.Stat_t, depth int) (*Inode, e
 		w.linked[id] = n
 	}
 	return n, nil
+}
+
+// take counts the inode n and its attributes.
+func (w *dirWalk) take(n *Inode, pathLen int) error {
+	err := w.memory.Inode(n, pathLen)
+	for _, x := range n.Xattrs {
+		if err == nil {
+			err = w.memory.Xattr(x)
+		}
+	}
+	return err
 }
 
 // entries reads the directory full, on device dev, into n.
@@ -148,6 +165,9 @@ func (w *dirWalk) entries(n *Inode, full, rel string, dev uint64, depth int) err
 		sub, subRel := prefix+name, relPrefix+name
 		if w.exclude.match(subRel) {
 			continue
+		}
+		if err := w.memory.Entry(name); err != nil {
+			return err
 		}
 		var st unix.Stat_t
 		err := lstat(sub, &st)

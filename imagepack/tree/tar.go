@@ -14,6 +14,9 @@ import (
 type TarOptions struct {
 	Owner0  bool     // every file belongs to 0:0, whatever the archive says
 	Exclude []string // as DirOptions.Exclude
+
+	memory      int64 // bytes the tree may take, as NewBudget has it
+	maxUnpacked int64 // bytes that are unpacked of a compressed archive, the rest is cut off; 0: no limit
 }
 
 // A TarError tells what is wrong with an archive.
@@ -49,7 +52,7 @@ func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*
 	if size == 0 {
 		return nil, &TarError{Err: errors.New("the file is empty")}
 	}
-	b := newTarBuilder()
+	b := newTarBuilder(NewBudget(opts.memory))
 	sr := io.NewSectionReader(r, 0, size)
 	tr := tar.NewReader(sr)
 	globals := paxGlobals{}
@@ -87,6 +90,9 @@ func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*
 		} else if err = globals.apply(hdr); err == nil {
 			err = b.add(&e, opts)
 		}
+		if errors.As(err, new(*BudgetError)) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, &TarError{hdr.Name, err}
 		}
@@ -98,8 +104,7 @@ func FromTar(ctx context.Context, r io.ReaderAt, size int64, opts TarOptions) (*
 	if err := b.linkPending(); err != nil {
 		return nil, err
 	}
-	b.finish(b.root, "", ex)
-	return b.root, nil
+	return b.root, b.finish(b.root, "", ex)
 }
 
 // checkEnd wants the block of zeros that ends an archive at byte start: without it, an archive that was cut off between

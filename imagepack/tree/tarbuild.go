@@ -16,22 +16,44 @@ type tarBuilder struct {
 	root     *Inode
 	children map[*Inode]map[string]*Inode // of directories, instead of Entries
 	pending  []pendingLink
+	memory   *Budget
 }
+
+// tarDirCost is what a directory's map takes until the tree is finished, in bytes.
+const tarDirCost = 320
 
 // A pendingLink is a hard link whose target has not come yet.
 type pendingLink struct{ name, target string }
 
-func newTarBuilder() *tarBuilder {
-	b := &tarBuilder{children: map[*Inode]map[string]*Inode{}}
-	b.root = b.newDir()
+func newTarBuilder(memory *Budget) *tarBuilder {
+	b := &tarBuilder{children: map[*Inode]map[string]*Inode{}, memory: memory}
+	b.root = &Inode{Mode: ModeDir | 0o755}
+	b.children[b.root] = map[string]*Inode{}
 	return b
 }
 
+// take counts an inode that is to be called name. Its path is counted at the end, when it is known.
+func (b *tarBuilder) take(n *Inode, name string) error {
+	err := b.memory.Inode(n, 0)
+	for _, x := range n.Xattrs {
+		if err == nil {
+			err = b.memory.Xattr(x)
+		}
+	}
+	if err == nil && n.IsDir() {
+		err = b.memory.Take(tarDirCost)
+	}
+	if err == nil {
+		err = b.memory.Entry(name)
+	}
+	return err
+}
+
 // newDir makes a directory that no entry describes.
-func (b *tarBuilder) newDir() *Inode {
+func (b *tarBuilder) newDir(name string) (*Inode, error) {
 	n := &Inode{Mode: ModeDir | 0o755}
 	b.children[n] = map[string]*Inode{}
-	return n
+	return n, b.take(n, name)
 }
 
 // splitTarName takes a name apart: without leading slashes, empty and "." components. The root gives none.
@@ -80,7 +102,10 @@ func (b *tarBuilder) dir(components []string, create bool) (*Inode, error) {
 		case n == nil && len(c) > 255:
 			return nil, fmt.Errorf("a name of %d bytes is too long (limit 255)", len(c))
 		case n == nil:
-			n = b.newDir()
+			var err error
+			if n, err = b.newDir(c); err != nil {
+				return nil, err
+			}
 			b.children[here][c] = n
 			stack = append(stack, n)
 		case n.IsDir():
@@ -138,9 +163,12 @@ func (b *tarBuilder) add(e *tarEntry, opts TarOptions) error {
 			return errors.New("the root is not a directory")
 		}
 		*b.root = *n
-		return nil
+		return b.take(n, "")
 	}
 	last := len(components) - 1
+	if err := b.take(n, components[last]); err != nil {
+		return err
+	}
 	parent, err := b.dir(components[:last], true)
 	if err != nil {
 		return err
@@ -170,6 +198,9 @@ func (b *tarBuilder) link(components []string, h *tar.Header) error {
 	}
 	if target == nil {
 		delete(b.children[parent], components[last])
+		if err := b.memory.Take(int64(64 + len(h.Name) + len(h.Linkname))); err != nil {
+			return err
+		}
 		b.pending = append(b.pending, pendingLink{h.Name, h.Linkname})
 		return nil
 	}
@@ -177,7 +208,7 @@ func (b *tarBuilder) link(components []string, h *tar.Header) error {
 		return fmt.Errorf("hard link to %q, which is a directory", h.Linkname)
 	}
 	b.children[parent][components[last]] = target
-	return nil
+	return b.memory.Entry(components[last])
 }
 
 // linkPending makes the links that came before their targets. Links to links may come in any order, so
@@ -194,6 +225,9 @@ func (b *tarBuilder) linkPending() error {
 			if err == nil {
 				err = b.link(components, &tar.Header{Name: p.name, Linkname: p.target})
 			}
+			if errors.As(err, new(*BudgetError)) {
+				return err
+			}
 			if err != nil {
 				return &TarError{p.name, err}
 			}
@@ -207,7 +241,7 @@ func (b *tarBuilder) linkPending() error {
 }
 
 // finish fills the Entries of the directory n, whose path is rel, and of all below, but for what is excluded.
-func (b *tarBuilder) finish(n *Inode, rel string, ex excludes) {
+func (b *tarBuilder) finish(n *Inode, rel string, ex excludes) error {
 	if rel != "" {
 		rel += "/"
 	}
@@ -218,9 +252,16 @@ func (b *tarBuilder) finish(n *Inode, rel string, ex excludes) {
 			continue
 		}
 		n.Entries = append(n.Entries, Entry{name, c})
-		if c.IsDir() {
-			b.finish(c, rel+name, ex)
+		if err := b.memory.Take(2 * int64(len(rel)+len(name))); err != nil {
+			return err
+		}
+		if !c.IsDir() {
+			continue
+		}
+		if err := b.finish(c, rel+name, ex); err != nil {
+			return err
 		}
 	}
 	sort.Slice(n.Entries, func(i, j int) bool { return n.Entries[i].Name < n.Entries[j].Name })
+	return nil
 }

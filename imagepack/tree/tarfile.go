@@ -5,17 +5,19 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/therootcompany/xz"
 	"golang.org/x/sys/unix"
 )
 
-// maxTarWindow is the largest window of a zstd tar, in bytes: what zstd -d takes without --long.
+// maxTarWindow is the largest window of a zstd tar and the largest dictionary of an xz tar, in bytes: what zstd -d takes
+// without --long, and twice what xz -9 makes. A decoder allocates what the file asks for, however short it is.
 const maxTarWindow = 128 << 20
 
 // FromTarFile reads the tree in the tar archive at path, which may be compressed with gzip, zstd, xz or
@@ -54,7 +56,7 @@ func fromTarFile(ctx context.Context, f *os.File, path string, opts TarOptions) 
 		root, err := FromTar(ctx, o, st.Size, opts)
 		return root, o, err
 	}
-	tmp, size, err := unpack(ctx, f, path, c)
+	tmp, size, err := unpack(ctx, f, path, c, opts.maxUnpacked)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,7 +86,7 @@ var tarCompressions = []tarCompression{
 		return d.IOReadCloser(), nil
 	}},
 	{"xz", "\xfd7zXZ\x00", func(r io.Reader) (io.ReadCloser, error) {
-		d, err := xz.NewReader(r) // allocates the dictionary that the stream asks for
+		d, err := xz.NewReader(r, maxTarWindow) // each block of each stream asks for a dictionary of its own
 		return io.NopCloser(d), err
 	}},
 	{"bzip2", "BZh", func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(r)), nil }},
@@ -100,11 +102,11 @@ func tarCompressionOf(head []byte) *tarCompression {
 	return nil
 }
 
-// unpack decompresses r into a temporary file that has no name any more.
-func unpack(ctx context.Context, r io.Reader, path string, c *tarCompression) (*os.File, int64, error) {
+// unpack decompresses r into a temporary file that has no name any more: most bytes of it, or with 0 all.
+func unpack(ctx context.Context, r io.Reader, path string, c *tarCompression, most int64) (*os.File, int64, error) {
 	d, err := c.open(bufio.NewReaderSize(r, 1<<20))
 	if err != nil {
-		return nil, 0, fmt.Errorf("unpacking %s with %s: %w", path, c.name, err)
+		return nil, 0, fmt.Errorf("unpacking %s with %s: %w", path, c.name, windowError(err))
 	}
 	defer d.Close()
 	tmp, err := os.CreateTemp("", "bootprof-tar-")
@@ -115,12 +117,24 @@ func unpack(ctx context.Context, r io.Reader, path string, c *tarCompression) (*
 		tmp.Close()
 		return nil, 0, fmt.Errorf("unpacking %s: %w", path, err)
 	}
-	size, err := io.CopyBuffer(struct{ io.Writer }{tmp}, ctxReader{ctx, d}, make([]byte, 1<<20))
+	in := io.Reader(ctxReader{ctx, d})
+	if most > 0 {
+		in = io.LimitReader(in, most)
+	}
+	size, err := io.CopyBuffer(struct{ io.Writer }{tmp}, in, make([]byte, 1<<20))
 	if err != nil {
 		tmp.Close()
-		return nil, 0, fmt.Errorf("unpacking %s with %s to a temporary file in %s: %w", path, c.name, os.TempDir(), err)
+		return nil, 0, fmt.Errorf("unpacking %s with %s to a temporary file in %s: %w", path, c.name, os.TempDir(), windowError(err))
 	}
 	return tmp, size, nil
+}
+
+// windowError says what to do about an archive that needs more memory than maxTarWindow.
+func windowError(err error) error {
+	if errors.Is(err, xz.ErrMemlimit) || errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return fmt.Errorf("it needs a dictionary of more than %d MiB: compress it anew with a smaller one, or unpack it first", maxTarWindow>>20)
+	}
+	return err
 }
 
 // ctxReader ends reading when ctx is done.

@@ -20,7 +20,10 @@ func (g paxGlobals) add(records map[string]string) error {
 		case "path", "linkpath", "size":
 			return fmt.Errorf("a global header sets %s=%.100q for all entries: not supported", key, value)
 		}
-		g[key] = value
+		switch key {
+		case "uid", "gid", "mtime": // archives may hold any number of others
+			g[key] = value
+		}
 	}
 	return nil
 }
