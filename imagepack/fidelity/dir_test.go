@@ -58,7 +58,8 @@ func TestDeepDirectory(t *testing.T) {
 	sameDirs(t, src, webMount(t, zoned(t, src)), loose{})
 }
 
-// A directory of 50,000 entries, and one file with 70,000 names, more than most file systems allow.
+// A directory of 50,000 entries, and one file with 70,000 names, more than most file systems allow; the entries in a tar and
+// a squashfs, too.
 func TestWideDirectory(t *testing.T) {
 	needRoot(t)
 	src := scratch(t) + "/src"
@@ -74,7 +75,18 @@ func TestWideDirectory(t *testing.T) {
 	for i := range 69_999 {
 		must(t, os.Link(src+"/linked/0", fmt.Sprintf("%s/linked/%s%d", src, []string{"", "below/"}[i%2], i+1)))
 	}
-	sameDirs(t, src, webMount(t, pack(t, src)), loose{})
+	t.Run("directory", func(t *testing.T) { sameDirs(t, src, webMount(t, pack(t, src)), loose{}) })
+	wide := src + "/wide"
+	t.Run("tar", func(t *testing.T) {
+		archive := t.TempDir() + "/x.tar"
+		sh(t, "tar", "--format=posix", "--numeric-owner", "-C", wide, "-cf", archive, ".")
+		sameDirs(t, wide, loopMount(t, pack(t, archive)), loose{})
+	})
+	t.Run("squashfs", func(t *testing.T) {
+		image := t.TempDir() + "/x.sqfs"
+		sh(t, "mksquashfs", wide, image, "-comp", "lz4", "-quiet", "-no-progress", "-processors", "1")
+		sameDirs(t, mountImage(t, "squashfs", image), loopMount(t, pack(t, image)), loose{})
+	})
 }
 
 // A container's root: the merged view of an overlay, where files have device numbers of their own.
