@@ -54,6 +54,14 @@ func inputs(t *testing.T, src, dir string) {
 	}
 	run(t, "sh", "-c", "printf 'label: gpt\nsize=8MiB, type=uefi\nsize=40MiB, type=4f68bce3-e8cd-4db1-96e7-fbcaf984b709\n' | sfdisk -q "+disk)
 	run(t, "dd", "if="+at("plain.ext4"), "of="+disk, "bs=1M", "seek=9", "conv=notrunc", "status=none")
+	mbr := at("mbr.img")
+	run(t, "truncate", "-s", "64M", mbr)
+	run(t, "sh", "-c", "printf 'label: dos\nsize=8MiB, type=c\nsize=40MiB, type=83, bootable\n' | sfdisk -q "+mbr)
+	run(t, "dd", "if="+at("plain.ext4"), "of="+mbr, "bs=1M", "seek=9", "conv=notrunc", "status=none")
+
+	// The ISO in KNOPPIX's cloop is the root itself.
+	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("root.iso"), src)
+	writeCloop(t, at("knoppix.cloop"), readFile(t, at("root.iso")))
 }
 
 func copyFile(t *testing.T, from, to string) {
@@ -129,6 +137,10 @@ func TestInputsWithinInputs(t *testing.T) {
 		{"nested.sqfs", FSErofs, "", "erofs"},
 		{"disk.img", "", "", "ext4"},
 		{"disk.img", FSErofs, "2", "erofs"},
+		{"mbr.img", "", "", "ext4"},
+		{"mbr.img", FSErofs, "", "erofs"},
+		{"root.iso", "", "", "iso9660"},
+		{"knoppix.cloop", "", "", "iso9660"},
 		{"x.bpk", "", "", "erofs"},
 		{"x.bpk", FSSquashfs, "", "squashfs"},
 	} {
@@ -146,17 +158,16 @@ func TestInputsWithinInputs(t *testing.T) {
 			if img.Filesystem() != c.kind || len(img.Segments()) == 0 || img.Size()%bpk.PageSize != 0 {
 				t.Errorf("%s image of %d bytes with %d segments", img.Filesystem(), img.Size(), len(img.Segments()))
 			}
-			file := filepath.Join(t.TempDir(), "image")
-			b := make([]byte, img.Size())
-			if err := readImage(img, b, 0); err != nil {
-				t.Fatal(err)
+			packed, _ := mustPack(t, img, WriteOptions{})
+			image := extract(t, packed)
+			var mnt string
+			if c.kind == "iso9660" && !strings.Contains(string(readFile(t, "/proc/filesystems")), c.kind) {
+				mnt = t.TempDir() // not every kernel mounts an ISO
+				run(t, "bsdtar", "-xpf", image, "-C", mnt)
+				run(t, "touch", "-d", "@1600000000", mnt) // which is there before
+			} else {
+				mnt = mount(t, c.kind, image)
 			}
-			if err := os.WriteFile(file, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			mnt := t.TempDir()
-			run(t, "mount", "-o", "ro,loop", "-t", c.kind, file, mnt)
-			defer run(t, "umount", mnt)
 			if diff := treetest.Diff(mnt, want, treetest.Options{WholeSeconds: true}); len(diff) > 0 {
 				t.Errorf("the files differ: %q", diff)
 			}

@@ -27,7 +27,7 @@ func WriteManifest(ctx context.Context, path string, img Image, opts WriteOption
 	if err != nil {
 		return nil, err
 	}
-	return st, f.Commit()
+	return st, commit(opts.Sign, st.Digest, f, path, st.PackSize)
 }
 
 func writeManifest(ctx context.Context, f io.WriterAt, img Image, opts WriteOptions) (*Stats, error) {

@@ -29,6 +29,11 @@ type SplitStats struct {
 // are left alone if they are whole. The index appears last: whatever happens before, older ones stay usable. progress
 // may be nil.
 func Split(ctx context.Context, p *bpk.Pack, path string, progress func(done, total int64)) (*SplitStats, error) {
+	return SplitSigned(ctx, p, path, nil, progress)
+}
+
+// SplitSigned is Split that also writes the signature of the index, which signer makes, unless that is nil.
+func SplitSigned(ctx context.Context, p *bpk.Pack, path string, signer Signer, progress func(done, total int64)) (*SplitStats, error) {
 	if p.Header.Outside() {
 		return nil, errors.New("its chunks lie in other files already")
 	}
@@ -72,7 +77,7 @@ func Split(ctx context.Context, p *bpk.Pack, path string, progress func(done, to
 	if err := writeSplitIndex(f, p, entries, &s.stats); err != nil {
 		return nil, err
 	}
-	return &s.stats, f.Commit()
+	return &s.stats, commit(signer, s.stats.Digest, f, path, s.stats.IndexSize)
 }
 
 // writeSplitIndex copies header, boot index, boot zone and info of p, each checked, and writes the nodes anew: p may

@@ -3,8 +3,6 @@ package imagepack
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"os"
 	"path"
 
 	"bootprof/imagepack/bpk"
@@ -26,6 +24,7 @@ type SquashfsOptions struct {
 	Info       func(bootPages int64) []byte
 	Progress   func(done, total int64) // of the squashfs; may be nil
 	Hashing    func(done, total int64) // of the manifest, which follows; may be nil
+	Sign       Signer                  // of the manifest; nil: no signature
 }
 
 // SquashfsStats tell what was written.
@@ -36,7 +35,8 @@ type SquashfsStats struct {
 
 // WriteSquashfs writes the input as a squashfs in boot order to path, which any kernel mounts, and its manifest to path with
 // bpk.ManifestSuffix behind it. From a squashfs, compressed blocks are moved, not compressed again. Both files appear
-// whole. There is never a manifest of another image beside the image: in the moment between the two there is none.
+// whole, the manifest right before the image: in the moment between the two, clients refuse what is there. An image without
+// its manifest, which they would take without a check, is never there.
 func WriteSquashfs(ctx context.Context, in *Input, path string, opts SquashfsOptions) (*SquashfsStats, error) {
 	f, err := atomicfile.Create(path, 0o644)
 	if err != nil {
@@ -61,16 +61,10 @@ func WriteSquashfs(ctx context.Context, in *Input, path string, opts SquashfsOpt
 	if err != nil {
 		return nil, err
 	}
-	if err := manifest.Sync(); err != nil {
+	if err := commit(opts.Sign, st.Digest, manifest, path+bpk.ManifestSuffix, st.PackSize, f); err != nil {
 		return nil, err
 	}
-	if err := os.Remove(path + bpk.ManifestSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err := f.Commit(); err != nil {
-		return nil, err
-	}
-	return &SquashfsStats{l, st}, manifest.Commit()
+	return &SquashfsStats{l, st}, nil
 }
 
 func layOut(ctx context.Context, in *Input, f relayout.File, opts relayout.Options) (*relayout.Layout, error) {

@@ -24,6 +24,7 @@ type WriteOptions struct {
 	Info        func(bootPages int64) []byte      // JSON kept in the pack for `bootprof inspect`; must not depend on the clock; nil: none
 	ImageSHA256 [32]byte                          // of the image, if the caller knows it: another one is an error; zero: not known
 	Progress    func(doneBytes, totalBytes int64) // called from one goroutine at a time; may be nil
+	Sign        Signer                            // makes path.minisig, which Write replaces with the pack; nil: none
 
 	frame int64 // pages of a boot frame; 0: framePages. Tests make small frames
 }
@@ -54,7 +55,7 @@ func Write(ctx context.Context, path string, img Image, opts WriteOptions) (*Sta
 	if err != nil {
 		return nil, err
 	}
-	return st, f.Commit()
+	return st, commit(opts.Sign, st.Digest, f, path, st.PackSize)
 }
 
 // WriteTo writes the pack of img to f, which is empty. After an error f holds nothing of use.

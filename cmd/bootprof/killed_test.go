@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -10,10 +13,17 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"bootprof/imagepack"
+	"bootprof/imagepack/bpk"
+	"bootprof/internal/cachefile"
+	"bootprof/profiles"
 )
 
-// Whatever the form, a pack that is killed at any moment leaves the old output or the new one, both whole. A squashfs may
-// be left without its manifest, never with that of another image.
+// Whatever the form, a pack that is killed at any moment leaves the old output or the new one, both whole: a squashfs with its
+// manifest, a pack with its signature or none. (Between two renames is no time for a kill: TestOrderOfNames of imagepack.)
 func TestKilledForms(t *testing.T) {
 	dir := t.TempDir()
 	for v := range 2 {
@@ -51,55 +61,183 @@ func TestKilledForms(t *testing.T) {
 		}
 		return string(out)
 	}
-	for _, form := range []string{"split", "squashfs"} {
+	if err := exec.Command("minisign", "-G", "-W", "-p", dir+"/key.pub", "-s", dir+"/key.sec").Run(); err != nil {
+		t.Fatal("making a key:", err)
+	}
+	for _, form := range []string{"split", "squashfs", "signed bpk", "signed squashfs"} {
 		t.Run(form, func(t *testing.T) {
 			out := form + "/out"
 			if err := os.Mkdir(filepath.Join(dir, form), 0o755); err != nil {
 				t.Fatal(err)
 			}
+			kind, signed := strings.CutPrefix(form, "signed ")
 			pack := func(v int) []string {
-				return []string{"pack", fmt.Sprintf("v%d", v), "-o", out, "--format", form}
+				args := []string{"pack", fmt.Sprintf("v%d", v), "-o", out, "--format", kind}
+				if signed {
+					args = append(args, "--sign", "key.sec")
+				}
+				return args
+			}
+			pair := func() string { return fileSum(dir+"/"+out) + fileSum(dir+"/"+out+".bpm") }
+			signature := filepath.Join(dir, out+".minisig")
+			if kind == "squashfs" {
+				signature = filepath.Join(dir, out+".bpm.minisig")
 			}
 			began := time.Now()
-			digests := map[string]bool{must(pack(1)...): true}
+			digests, pairs := map[string]bool{must(pack(1)...): true}, map[string]bool{pair(): true}
 			took := time.Since(began)
-			digests[must(pack(0)...)] = true
-			killed, alone := 0, 0
-			for i := range 12 {
-				c := bootprof(pack(i % 2)...)
-				if err := c.Start(); err != nil {
-					t.Fatal(err)
-				}
-				timer := time.AfterFunc(time.Duration(rand.Int64N(int64(took))), func() { c.Process.Kill() })
-				if c.Wait() != nil {
+			digests[must(pack(0)...)], pairs[pair()] = true, true
+			killed, unsigned := 0, 0
+			rounds := 12
+			if signed {
+				rounds = 6
+			}
+			for i := range rounds {
+				if kill(t, bootprof(pack(i%2)...), took) {
 					killed++
 				}
-				timer.Stop()
-				if _, err := os.Stat(filepath.Join(dir, out+".bpm")); form == "squashfs" && err != nil {
-					alone++
-					if b, err := exec.Command("unsquashfs", "-n", "-d", filepath.Join(t.TempDir(), "x"), filepath.Join(dir, out)).CombinedOutput(); err != nil {
-						t.Fatalf("a squashfs left without a manifest is not whole: %s", b)
-					}
-					continue
+				if !pairs[pair()] {
+					t.Fatal("a killed pack left something else")
 				}
-				if got := must("verify", out); !digests[got] {
+				verify := []string{"verify", out}
+				if _, err := os.Stat(signature); err == nil {
+					verify = append(verify, "--pubkey", "key.pub")
+				} else if signed {
+					unsigned++
+				}
+				if got := must(verify...); !digests[got] {
 					t.Fatalf("a killed pack left something else: %s", got)
 				}
 			}
-			t.Logf("%d killed, %d of them left no manifest", killed, alone)
+			t.Logf("%d killed, %d of them left no signature", killed, unsigned)
 			if killed == 0 {
 				t.Error("no pack was killed")
 			}
 			must(pack(0)...)
-			names, err := os.ReadDir(filepath.Join(dir, form))
-			if err != nil {
+			noTemporary(t, filepath.Join(dir, form))
+		})
+	}
+	t.Run("sparse", func(t *testing.T) { testKilledSparse(t, dir, bootprof) })
+}
+
+// testKilledSparse kills the writing of a cache where there is none, and where there is one of the same pack that also knows
+// other pages. Whatever is left, a page that a record vouches for is that of the image.
+func testKilledSparse(t *testing.T, dir string, bootprof func(args ...string) *exec.Cmd) {
+	ctx := t.Context()
+	img, err := imagepack.Open(ctx, dir+"/v0", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	var boot []profiles.Range
+	for page := int64(0); page < img.Size()/bpk.PageSize; page += 3 {
+		boot = append(boot, profiles.Range{ImageOff: page * bpk.PageSize, Len: 1})
+	}
+	st, err := imagepack.Write(ctx, dir+"/sparse.bpk", img, imagepack.WriteOptions{Boot: boot, BodyLevel: zstd.SpeedFastest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := make([]byte, img.Size())
+	read := func(b []byte, off int64) error {
+		_, err := img.ReadAt(b, off)
+		return err
+	}
+	if err := read(image, 0); err != nil {
+		t.Fatal(err)
+	}
+	out := dir + "/cache"
+	names := func() (string, string) { return cachefile.Names(out, st.Digest) }
+	held := func() (pages int64) { // that a client would take, which hashes them first
+		imageName, journalName := names()
+		journal, err := os.ReadFile(journalName)
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0
+		}
+		got, err2 := os.ReadFile(imageName)
+		if err != nil || err2 != nil || len(got) != len(image) || len(journal)%cachefile.RecordSize != 0 {
+			t.Fatalf("a journal of %d bytes, an image of %d: %v, %v", len(journal), len(got), err, err2)
+		}
+		for ; len(journal) > 0; journal = journal[cachefile.RecordSize:] {
+			r, ok := cachefile.Decode(journal, int64(len(image)/bpk.PageSize))
+			if !ok {
+				t.Fatal("a damaged record")
+			}
+			off, end := r.Page*bpk.PageSize, (r.Page+r.Pages)*bpk.PageSize
+			if sha256.Sum256(image[off:end]) != r.SHA256 {
+				t.Fatalf("pages [%d +%d): the record is of other bytes", r.Page, r.Pages)
+			}
+			if bytes.Equal(got[off:end], image[off:end]) {
+				pages += r.Pages
+			}
+		}
+		return pages
+	}
+	pack := []string{"pack", "sparse.bpk", "-o", "cache", "--format", "sparse"}
+	began := time.Now()
+	if b, err := bootprof(pack...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	took, whole := time.Since(began), held()
+	if whole != int64(len(boot)) {
+		t.Fatalf("%d pages of %d in a cache that is whole", whole, len(boot))
+	}
+	killed, none := 0, 0
+	for i := range 16 {
+		if err := os.RemoveAll(out); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 1 {
+			all := []bpk.Range{{Pages: int64(len(image) / bpk.PageSize)}}
+			if err := cachefile.Write(ctx, out, st.Digest, int64(len(image)), all, read); err != nil {
 				t.Fatal(err)
 			}
-			for _, n := range names {
-				if strings.HasPrefix(n.Name(), ".") {
-					t.Errorf("left behind: %s", n.Name())
-				}
-			}
-		})
+		}
+		if kill(t, bootprof(pack...), took) {
+			killed++
+		}
+		switch n := held(); {
+		case n == 0 && i%2 == 0:
+			none++
+		case n < whole && i%2 == 0:
+			t.Errorf("%d pages of %d in a journal that is there", n, whole)
+		}
+	}
+	t.Logf("%d killed, %d left no journal", killed, none)
+	if killed == 0 {
+		t.Error("no pack was killed")
+	}
+}
+
+// kill runs a command and kills it at a moment within the time. It tells whether the command came to no end of its own.
+func kill(t *testing.T, c *exec.Cmd, within time.Duration) bool {
+	t.Helper()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(time.Duration(rand.Int64N(int64(within))), func() { c.Process.Kill() })
+	defer timer.Stop()
+	return c.Wait() != nil
+}
+
+// fileSum is the digest of a file, "" of none.
+func fileSum(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(b))
+}
+
+// noTemporary reports hidden names.
+func noTemporary(t *testing.T, dir string) {
+	t.Helper()
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), ".") {
+			t.Errorf("left behind: %s", n.Name())
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ func (p *packJob) bpk(ctx context.Context) error {
 	}
 	defer img.Close()
 	p.bar.step("packing")
+	opts.Sign = p.signer()
 	st, err := imagepack.Write(ctx, p.out, img, opts)
 	if err != nil {
 		return p.failed(err)
@@ -43,7 +45,7 @@ func (p *packJob) split(ctx context.Context) error {
 	}
 	defer from.Close()
 	p.bar.step("splitting")
-	st, err := imagepack.Split(ctx, from.Pack, p.out, p.bar.set)
+	st, err := imagepack.SplitSigned(ctx, from.Pack, p.out, p.signer(), p.bar.set)
 	if err != nil {
 		return p.failed(err)
 	}
@@ -126,7 +128,7 @@ func (p *packJob) whole(ctx context.Context, dir string, asItIs bool) (*openedPa
 // squashfs writes a squashfs in boot order and its manifest.
 func (p *packJob) squashfs(ctx context.Context) error {
 	var hashing sync.Once
-	opts := imagepack.SquashfsOptions{BlockSize: p.blockSize, Compressor: p.compressor, Workers: p.jobs, Progress: p.bar.set}
+	opts := imagepack.SquashfsOptions{BlockSize: p.blockSize, Compressor: p.compressor, Workers: p.jobs, Progress: p.bar.set, Sign: p.signer()}
 	if len(p.runs) > 0 {
 		var err error
 		if opts.Reference, opts.Boot, err = p.reference(ctx); err != nil {
@@ -151,7 +153,7 @@ func (p *packJob) squashfs(ctx context.Context) error {
 	}
 	p.tellHead(m)
 	p.tellLost(imagepack.Losses{Xattrs: l.DroppedXattrs, Times: l.ClampedTimes})
-	return p.sign(p.out+bpk.ManifestSuffix, m.Digest)
+	return p.end(p.out+bpk.ManifestSuffix, m.Digest)
 }
 
 // reference returns the image that the profiles' order is told in: that of a pack of the same files, which is only
@@ -219,7 +221,7 @@ func (p *packJob) tellHead(st *imagepack.Stats) {
 	}
 }
 
-// finish compares with the base, signs, and prints the digest.
+// finish compares with the base and prints the digest.
 func (p *packJob) finish(digest [32]byte) error {
 	if p.base != nil {
 		made, err := openPack(p.out, p.out)
@@ -235,21 +237,26 @@ func (p *packJob) finish(digest [32]byte) error {
 			p.baseOf, size(st.NewBytes+st.Indexes), size(st.NewBoot), size(st.BootBytes), size(st.NewBytes-st.NewBoot), size(st.Bytes-st.BootBytes),
 			size(st.Indexes), 100*float64(st.SamePages)/float64(max(1, st.AllPages)))
 	}
-	return p.sign(p.out, digest)
+	return p.end(p.out, digest)
 }
 
-// sign signs what was written, if asked for, and prints the digest.
-func (p *packJob) sign(path string, digest [32]byte) error {
-	if old, err := os.ReadFile(path + sign.Suffix); err == nil && p.key == nil && !strings.Contains(string(old), fmt.Sprintf("%x", digest)) {
-		p.say("%s was made for an older %s and does not fit any more: sign with --sign, or remove it", path+sign.Suffix, filepath.Base(path))
+// signer returns what makes the signature, nil if none is wanted.
+func (p *packJob) signer() imagepack.Signer {
+	if p.key == nil {
+		return nil
 	}
-	if p.key != nil {
+	return func(r io.Reader, name string, digest [32]byte) ([]byte, error) {
 		p.bar.step("signing")
-		name, err := p.key.File(path, digest)
-		if err != nil {
-			return err
-		}
-		p.tell("signature: %s", name)
+		return p.key.Sign(r, name, digest)
+	}
+}
+
+// end tells of the signature and prints the digest.
+func (p *packJob) end(path string, digest [32]byte) error {
+	if p.key != nil {
+		p.tell("signature: %s", path+sign.Suffix)
+	} else if old, err := os.ReadFile(path + sign.Suffix); err == nil && !strings.Contains(string(old), fmt.Sprintf("%x", digest)) {
+		p.say("%s was made for an older %s and does not fit any more: sign with --sign, or remove it", path+sign.Suffix, filepath.Base(path))
 	}
 	fmt.Fprintf(p.stdout, "sha256:%x\n", digest)
 	return nil

@@ -143,7 +143,7 @@ func (w *walker) special(fd int, name, path string, r *record, st *unix.Stat_t, 
 	case unix.S_IFBLK, unix.S_IFCHR:
 		r.rdev = st.Rdev
 	case unix.S_IFREG:
-		if r.size = st.Size; !known {
+		if r.size = st.Size; !known && st.Size > 0 {
 			r.content = w.content(fd, name, path, st.Size)
 		}
 	}

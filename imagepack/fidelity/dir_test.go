@@ -2,6 +2,7 @@ package fidelity
 
 import (
 	"fmt"
+	"hash/maphash"
 	"os"
 	"testing"
 
@@ -58,7 +59,8 @@ func TestDeepDirectory(t *testing.T) {
 	sameDirs(t, src, webMount(t, zoned(t, src)), loose{})
 }
 
-// A directory of 50,000 entries, and one file with 70,000 names, more than most file systems allow.
+// A directory of 50,000 entries, and one file with 70,000 names, more than most file systems allow; the entries in a tar and
+// a squashfs, too.
 func TestWideDirectory(t *testing.T) {
 	needRoot(t)
 	src := scratch(t) + "/src"
@@ -74,7 +76,19 @@ func TestWideDirectory(t *testing.T) {
 	for i := range 69_999 {
 		must(t, os.Link(src+"/linked/0", fmt.Sprintf("%s/linked/%s%d", src, []string{"", "below/"}[i%2], i+1)))
 	}
-	sameDirs(t, src, webMount(t, pack(t, src)), loose{})
+	t.Run("directory", func(t *testing.T) { sameDirs(t, src, webMount(t, pack(t, src)), loose{}) })
+	wide, seed := src+"/wide", maphash.MakeSeed()
+	want := walk(t, wide, loose{wholeSeconds: true}, seed) // all that a squashfs keeps
+	t.Run("tar", func(t *testing.T) {
+		archive := t.TempDir() + "/x.tar"
+		sh(t, "tar", "--format=posix", "--numeric-owner", "-C", wide, "-cf", archive, ".")
+		sameRecords(t, want, walk(t, loopMount(t, pack(t, archive)), loose{wholeSeconds: true}, seed))
+	})
+	t.Run("squashfs", func(t *testing.T) {
+		image := t.TempDir() + "/x.sqfs"
+		sh(t, "mksquashfs", wide, image, "-comp", "lz4", "-quiet", "-no-progress", "-processors", "1")
+		sameRecords(t, want, walk(t, loopMount(t, pack(t, image)), loose{}, seed))
+	})
 }
 
 // A container's root: the merged view of an overlay, where files have device numbers of their own.

@@ -80,9 +80,7 @@ func TestBadInputs(t *testing.T) {
 	must(t, os.Mkdir(base+"/out", 0o777))
 	must(t, os.Chmod(base+"/out", 0o777))
 	out := base + "/out/x.bpk"
-	nobody := func(args ...string) *exec.Cmd {
-		return exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", command}, args...)...)
-	}
+	nobody := nobodyRuns
 
 	t.Run("as nobody", func(t *testing.T) {
 		sh(t, nobody().Path, nobody("pack", src, "-o", out).Args[1:]...)

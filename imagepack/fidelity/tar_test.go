@@ -73,13 +73,18 @@ func TestTar(t *testing.T) {
 		{"bsd-ustar.tar", poor, "bsdtar", []string{"--format=ustar"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+			show := loopMount
+			if c.name == "sparse10.tar.zst" { // one client at a time
+				show = webMount
+			} else {
+				t.Parallel()
+			}
 			archive := filepath.Join(t.TempDir(), c.name)
 			out, err := exec.Command(c.tool, append(c.args, "-C", c.dir, "-cf", archive, ".")...).CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v\n%.1000s", err, out)
 			}
-			got := loopMount(t, zoned(t, archive))
+			got := show(t, zoned(t, archive))
 			if strings.HasPrefix(c.name, "bsd-pax") {
 				sameDirs(t, bsd, got, loose{})
 				return

@@ -6,7 +6,7 @@
 // the comment's signature and compare the digest.
 //
 // Traps: a signature is made for one name and one digest, and is deterministic. Pack and signature are two files: for
-// a moment after one of them was replaced they do not fit, and a client that asks for a signature refuses them.
+// a moment while they are replaced there is no signature, and a client that asks for one refuses the pack.
 package sign
 
 import (
@@ -16,14 +16,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
 
 	"aead.dev/minisign"
-
-	"bootprof/internal/atomicfile"
 )
 
 // Suffix follows the name of a file in the name of its signature.
@@ -72,27 +69,14 @@ func ReadKey(path string, password func() (string, error)) (*Key, error) {
 	return &Key{secret}, nil
 }
 
-// File writes the signature of the pack at path, whose digest is given, beside it, and returns its name.
-func (k *Key) File(path string, digest [32]byte) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
+// Sign returns the text of the signature of the pack that r gives, which will be called name and has the digest.
+func (k *Key) Sign(r io.Reader, name string, digest [32]byte) ([]byte, error) {
+	m := minisign.NewReader(r)
+	if _, err := io.Copy(io.Discard, m); err != nil {
+		return nil, fmt.Errorf("signing %s: %w", name, err)
 	}
-	defer f.Close()
-	r := minisign.NewReader(f)
-	if _, err := io.Copy(io.Discard, r); err != nil {
-		return "", fmt.Errorf("signing %s: %w", path, err)
-	}
-	sig := r.SignWithComments(k.secret, Comment(filepath.Base(path), digest), "signature of a bootprof pack")
-	out, err := atomicfile.Create(path+Suffix, 0o644)
-	if err != nil {
-		return "", err
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, bytes.NewReader(append(bytes.TrimRight(sig, "\n"), '\n'))); err != nil {
-		return "", err
-	}
-	return path + Suffix, out.Commit()
+	sig := m.SignWithComments(k.secret, Comment(name, digest), "signature of a bootprof pack")
+	return append(bytes.TrimRight(sig, "\n"), '\n'), nil
 }
 
 // Comment is the trusted comment of a pack's signature: one line, whatever the name.

@@ -52,26 +52,53 @@ func tempName(path string) string {
 }
 
 // Commit syncs the file, names it and closes it.
-func (f *File) Commit() error {
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if f.temp == "" {
-		temp := tempName(f.path)
-		if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, temp, unix.AT_SYMLINK_FOLLOW); err != nil {
-			return &fs.PathError{Op: "naming", Path: f.path, Err: err}
+func (f *File) Commit() error { return Commit("", f) }
+
+// Commit syncs files, which lie in one directory, names them in this order and closes them. The file at stale, if that is not
+// "", fits only what is replaced and is removed first. All that takes time or may well fail is done before, so that a kill
+// finds a part of the names new only in the moment that the calls themselves take.
+func Commit(stale string, files ...*File) error {
+	for _, f := range files {
+		if err := f.prepare(); err != nil {
+			return err
 		}
-		f.temp = temp
 	}
-	if err := os.Rename(f.temp, f.path); err != nil {
-		return err
+	if stale != "" {
+		if err := os.Remove(stale); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	f.temp, f.done = "", true
-	if dir, err := os.Open(filepath.Dir(f.path)); err == nil {
+	for _, f := range files {
+		if err := os.Rename(f.temp, f.path); err != nil {
+			return err
+		}
+		f.temp, f.done = "", true
+	}
+	if dir, err := os.Open(filepath.Dir(files[0].path)); err == nil {
 		defer dir.Close()
 		_ = dir.Sync() // not every file system can; the rename itself is done
 	}
-	return f.File.Close()
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.File.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// prepare syncs the file and gives it a temporary name.
+func (f *File) prepare() error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if f.temp != "" {
+		return nil
+	}
+	temp := tempName(f.path)
+	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, temp, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return &fs.PathError{Op: "naming", Path: f.path, Err: err}
+	}
+	f.temp = temp
+	return nil
 }
 
 // Close drops the file if it was not committed, and does nothing after Commit.

@@ -78,6 +78,7 @@ func checkRelayout(t *testing.T, image string, src *squashfs.Reader, extracted b
 		t.Errorf("%d unknown touches", l.UnknownTouches)
 	}
 	checkHot(t, l, order)
+	checkMoved(t, src, open(t, out.Name()), l, order)
 	root, err := src.Tree()
 	if err != nil {
 		t.Fatal(err)
