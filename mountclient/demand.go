@@ -11,11 +11,6 @@ import (
 	"bootprof/imagepack/bpk"
 )
 
-// Tuning of demand misses.
-const (
-	demandJoinBytes = 1 << 20 // stored chunks that lie side by side are fetched in one request up to this
-)
-
 // A demand fetches body chunks that a reader waits for. Readers of one chunk share one fetch. A fetch
 // belongs to the client, not to the reader that began it: it goes on when that reader is interrupted.
 type demand struct {
@@ -148,70 +143,6 @@ func (d *demand) flight(e bpk.Entry) (f *flight, created bool) {
 	f = &flight{entry: e, done: make(chan struct{})}
 	d.flights[e.Page] = f
 	return f, true
-}
-
-// adjacent returns the longest head of fs whose stored bytes lie side by side in one file. Chunks that are files of
-// their own all have packOff 0, and so never do.
-func adjacent(fs []*flight) []*flight {
-	n := 1
-	total := fs[0].entry.Len
-	for n < len(fs) && fs[0].entry.Len > 0 {
-		prev, e := fs[n-1].entry, fs[n].entry
-		if e.PackOff != prev.PackOff+prev.Len || total+e.Len > demandJoinBytes {
-			break
-		}
-		total += e.Len
-		n++
-	}
-	return fs[:n]
-}
-
-// load fetches the chunks of a group in one request, and wakes their readers.
-func (d *demand) load(group []*flight, why cause) {
-	first, last := group[0].entry, group[len(group)-1].entry
-	var raw []byte
-	var src *httpSource
-	var err error
-	if len(group) == 1 && d.at.inImage(first.Block) {
-		raw = d.at.early(first.Block) // from the image's opening, or a gap between boot pages
-	}
-	if raw == nil && first.Len > 0 {
-		b := first.Block
-		b.Len = last.PackOff + last.Len - first.PackOff
-		d.net.persist(d.ctx, "fetching a chunk", func() { raw, src, err = d.at.fetch(because(d.ctx, why), b, nil) })
-	}
-	for _, f := range group {
-		if err != nil {
-			d.land(f, err)
-			continue
-		}
-		n := f.entry.Len
-		if len(group) == 1 {
-			n = int64(len(raw)) // a file of its own may be of another length
-		}
-		stored := raw[:n]
-		raw = raw[n:]
-		damaged := errPanicked
-		d.net.persist(d.ctx, "decoding a chunk", func() { damaged = d.keep(&f.entry, stored, f.quiet) })
-		if !isCorrupt(damaged) {
-			d.land(f, damaged)
-			continue
-		}
-		d.running.Go(func() { // its neighbours do not wait
-			err := errPanicked
-			d.net.persist(d.ctx, "mending a chunk", func() { err = d.mend(&f.entry, stored, src, damaged, f.quiet) })
-			d.land(f, err)
-		})
-	}
-}
-
-// land wakes the readers of a chunk.
-func (d *demand) land(f *flight, err error) {
-	f.err = err
-	d.mu.Lock()
-	delete(d.flights, f.entry.Page)
-	d.mu.Unlock()
-	close(f.done)
 }
 
 // keep decodes a chunk into the store.

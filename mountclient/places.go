@@ -59,6 +59,26 @@ func (p *places) fetch(ctx context.Context, b bpk.Block, src *httpSource) ([]byt
 	return raw, src, err
 }
 
+// pick returns whom to ask for a block, or for several side by side.
+func (p *places) pick(b bpk.Block) *httpSource {
+	file, _, _ := p.find(b)
+	return file.fetch.pick(b.Len, nil)
+}
+
+// stream is fetch for blocks side by side in one file, whose bytes go to sink as they come, in order.
+func (p *places) stream(ctx context.Context, b bpk.Block, src *httpSource, sink func([]byte)) error {
+	file, off, _ := p.find(b)
+	left := b.Len
+	err := file.fetch.streamFrom(ctx, src, off, b.Len, func(more []byte) {
+		left -= int64(len(more))
+		sink(more)
+	})
+	if err == nil && left > 0 {
+		err = fmt.Errorf("GET %s: the file ends %d bytes early", file.fetch.src.shown, left)
+	}
+	return err
+}
+
 // again fetches a block that was damaged when src gave it: at first from there once more, around all caches, then
 // from each mirror in turn. It returns when check finds the bytes whole, when ctx ends, or with the error of check
 // when patient says that the fault lasts too long.
