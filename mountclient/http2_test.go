@@ -158,10 +158,12 @@ func TestHTTP2Faults(t *testing.T) {
 				g := &gate{from: math.MaxInt64, opened: make(chan struct{})}
 				var right moment      // when the first request was answered well that was not held
 				var hits atomic.Int32 // answers with the fault
+				var last moment       // when the last of them was
 				var is atomic.Bool    // it is made
 				s := newWebServer(t, p.raw, func(w http.ResponseWriter, r *http.Request) bool {
 					held := g.pass(r)
 					if is.Load() && f.answer != nil && hits.Add(1) <= matrixHits {
+						last.set(time.Now())
 						return f.answer(w, r, p.raw)
 					}
 					if is.Load() && !held && right.get().IsZero() {
@@ -216,6 +218,9 @@ func TestHTTP2Faults(t *testing.T) {
 				}
 				g.open()
 				eventually(t, "an answer after the fault", 2*testWait, func() bool { return !right.get().IsZero() })
+				if at := last.get(); at.After(back.at) {
+					back.at = at
+				}
 				back.resumed(t, name, right.get(), f.limit)
 				<-done
 				for _, r := range s.requests() {
