@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"bootprof/imagepack/bpk"
 )
 
 // A switchboard is a listener whose connections can be cut, or made silent: what is written to them from then on is lost, as
@@ -175,7 +173,7 @@ func TestHTTP2Faults(t *testing.T) {
 					h.Listener = &board
 				})
 				open := func() *Client {
-					c, err := Open(t.Context(), Options{URL: s.URL + "/pack.bpk", Log: testLog(t), MemoryBytes: bpk.PageSize, Access: Access{CAFile: caFile(t, s)}})
+					c, err := Open(t.Context(), Options{URL: s.URL + "/pack.bpk", Log: testLog(t), Access: Access{CAFile: caFile(t, s)}})
 					if err != nil {
 						t.Error(err)
 						return nil

@@ -24,6 +24,7 @@ import (
 
 const (
 	envNetwork = "BOOTPROF_TEST_NETWORK" // names the fault, in the process that makes it
+	envPack    = "BOOTPROF_TEST_PACK"    // the pack's file and its source
 	clientIP   = "10.84.0.2"
 	serverIP   = "10.84.0.1"
 	movedIP    = "10.84.0.9" // of the server, too
@@ -32,14 +33,15 @@ const (
 
 // inNetwork runs the test itself again for each fault, all at once, with the fault's name in envNetwork.
 func inNetwork(t *testing.T, faults ...string) {
-	needRig(t)
+	p := packOf(t, hotAndCold)
+	pack := writeFile(t, filepath.Join(t.TempDir(), "pack.bpk"), string(p.raw))
 	for _, fault := range faults {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
 			watchdog(t, 120*time.Second)
 			name, _, _ := strings.Cut(t.Name(), "/")
 			cmd, out := role(roleTests, "-test.run=^"+name+"$", "-test.v")
-			cmd.Env = append(cmd.Env, envNetwork+"="+fault)
+			cmd.Env = append(cmd.Env, envNetwork+"="+fault, envPack+"="+pack+":"+p.source)
 			cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
 			if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 				t.Errorf("%v\n%s", err, out)
@@ -50,6 +52,12 @@ func inNetwork(t *testing.T, faults ...string) {
 			}
 		})
 	}
+}
+
+// labPack is the pack of the process that started this one.
+func labPack(t *testing.T) *testPack {
+	pack, source, _ := strings.Cut(os.Getenv(envPack), ":")
+	return &testPack{source: source, raw: readFile(t, pack)}
 }
 
 // A lab is what this process runs in.
@@ -229,7 +237,7 @@ func TestMountsSurviveCableOut(t *testing.T) {
 	if _, err := exec.LookPath("tc"); err != nil && fault == lost {
 		t.Skip("needs tc (iproute2)")
 	}
-	p := packOf(t, hotAndCold)
+	p := labPack(t)
 	l := newLab(t)
 	all, begin := l.clients(p, serverIP, nil)
 	cut, mend := func() {}, func() {}
@@ -264,7 +272,7 @@ func TestMountsSurviveNameServerGone(t *testing.T) {
 		inNetwork(t, silent, refuses, silentForGo)
 		return
 	}
-	p := packOf(t, hotAndCold)
+	p := labPack(t)
 	l := newLab(t)
 	conf := writeFile(t, filepath.Join(t.TempDir(), "resolv.conf"), "nameserver "+clientIP+"\n")
 	if err := unix.Mount(conf, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
