@@ -75,7 +75,7 @@ func TestMemoryWithLargeBootZone(t *testing.T) {
 		t.Skip("the program that is measured is built without the race detector anyway")
 	}
 	watchdog(t, 180*time.Second)
-	const size = 34 << 20 // more than the zones of small chunks have
+	const size = 20 << 20 // a megabyte takes half a second of one processor to make
 	p := largeZone(t, size)
 	bin, err := bootBinary()
 	if err != nil {
