@@ -80,12 +80,7 @@ func TestFaultWhilePreloading(t *testing.T) {
 			t.Parallel()
 			watchdog(t, 40*time.Second)
 			s := p.serve(t)
-			s.Script(func(r faultserver.Request) *faultserver.Fault {
-				if r.Off >= openingBytes {
-					return faultserver.Hang()
-				}
-				return nil
-			})
+			s.Script(beyondOpening)
 			r := mountPack(t, s, nil)
 			if r.Client.hot.Load() > 0 {
 				t.Fatal("the boot zone is complete before its bytes came")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -183,11 +184,11 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	defer cancel(nil)
 	stall := time.AfterFunc(dialTimeout+headerTimeout, func() { cancel(errStalled) })
 	defer stall.Stop()
-	hear := func() {}
+	hear, connected := func() {}, func(net.Addr) {}
 	if t, ok := s.client.Transport.(*transport); ok {
 		watched, done := t.silence.begin(t.dial, func() { cancel(errReturned) })
 		defer done()
-		hear = watched.hear
+		hear, connected = watched.hear, watched.connected
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
@@ -203,7 +204,10 @@ func (s *httpSource) request(ctx context.Context, asked string, n int64, check f
 	s.count.requests.Add(1)
 	begun := s.mirror.begin(n)
 	var sent atomic.Int64 // when the connection was there, nanoseconds after begun
-	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(int64(time.Since(begun))) }}))
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		sent.Store(int64(time.Since(begun)))
+		connected(c.Conn.LocalAddr())
+	}}))
 	why := causeOf(ctx)
 	var got int64
 	defer func() { s.mirror.end(n-got, got > 0) }()

@@ -51,6 +51,8 @@ func TestMain(m *testing.M) {
 		os.Exit(sumMain(os.Args[1]))
 	case roleCable:
 		os.Exit(cableMain(os.Args[1], os.Args[2], os.Args[3]))
+	case roleProxy:
+		os.Exit(proxyMain(os.Args[1], os.Args[2]))
 	case roleTests:
 		os.Exit(testMain(m))
 	}

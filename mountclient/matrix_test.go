@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"bootprof/imagepack/bpk"
-	"bootprof/internal/faultserver"
 )
 
 // Bounds of one cell of the matrix.
@@ -25,6 +24,7 @@ var matrixPhases = []string{"start", "booting", "after"}
 // fault is over. The image was read from its directory before it was packed.
 func TestFaultMatrix(t *testing.T) {
 	p := packOf(t, hotAndCold)
+	late := watchLateness(t)
 	names := map[string]bool{}
 	for _, f := range matrixFaults() {
 		if names[f.name] {
@@ -36,7 +36,7 @@ func TestFaultMatrix(t *testing.T) {
 				t.Parallel()
 				ctx, cancel := context.WithTimeoutCause(t.Context(), cellTime, fmt.Errorf("the cell hangs after %v", cellTime))
 				defer cancel()
-				cell := &matrixCell{T: t, f: f, s: &matrixServer{p.serve(t), p}, ctx: ctx}
+				cell := &matrixCell{T: t, f: f, s: &matrixServer{p.serve(t), p}, ctx: ctx, late: late}
 				if phase == "start" && f.exit != 0 {
 					cell.endsStart()
 				} else {
@@ -59,6 +59,9 @@ type matrixCell struct {
 	f   matrixFault
 	s   *matrixServer
 	ctx context.Context // its end is the watchdog: it gives the reader an error
+
+	late *lateness
+	over outageEnd // when a fault that lasts was healed
 }
 
 func (m *matrixCell) open() (*Client, error) {
@@ -110,12 +113,7 @@ func (m *matrixCell) survives(phase string) {
 		c = m.mustOpen()
 		c.fetch.setInUse()
 	case "booting":
-		m.s.Script(func(r faultserver.Request) *faultserver.Fault {
-			if r.Off >= openingBytes {
-				return faultserver.Hang()
-			}
-			return nil
-		})
+		m.s.Script(beyondOpening)
 		c = m.mustOpen()
 		c.fetch.setInUse()
 		if c.hot.Load() != 0 {
@@ -136,6 +134,7 @@ func (m *matrixCell) survives(phase string) {
 	case <-m.ctx.Done():
 		m.Fatal("the fault was never met")
 	}
+	m.resumed(c)
 	if !m.f.silent && !m.met() {
 		m.Error("no request met the fault")
 	}
@@ -159,7 +158,16 @@ func (m *matrixCell) heal(c *Client, healed chan<- struct{}) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	time.Sleep(50 * time.Millisecond) // others meet it, too
+	m.over = m.late.outageEnds()
 	m.f.end(m.s)
+}
+
+// resumed checks that the server is asked again soon after a fault that lasted was healed. What is sent slowly goes on as
+// it is, and what lies here as a whole is not asked for.
+func (m *matrixCell) resumed(c *Client) {
+	if at, ok := firstAnswer(m.s.Server, m.over.at); ok && m.f.end != nil && c.fetch.src.pin.standIn(nil) == nil {
+		m.over.resumed(m, m.f.name, at, resumeWithin)
+	}
 }
 
 // met tells whether a request has met the fault.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
 )
 
@@ -165,31 +166,56 @@ func TestMirrorIll(t *testing.T) {
 	}
 }
 
-// When all mirrors are gone readers wait, and go on with the first that is back.
+// When all mirrors are gone, at the start, while booting or afterwards, readers wait, and go on with the first that is back.
 func TestMirrorsAllGone(t *testing.T) {
-	t.Parallel()
-	watchdog(t, 60*time.Second)
 	p := packOf(t, hotAndCold)
-	a, b := p.serve(t), p.serve(t)
-	c, _ := openMirrors(t, nil, a, b)
-	c.fetch.setInUse()
-	checkImage(t, c, p.image[:64<<10], 64<<10)
-	a.Stop()
-	b.Stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		checkImage(t, c, p.image, 128<<10)
-	}()
-	eventually(t, "the fault is noticed", testWait, func() bool {
-		c.fetch.mu.Lock()
-		defer c.fetch.mu.Unlock()
-		return c.fetch.down
-	})
-	if err := b.Start(); err != nil {
-		t.Fatal(err)
+	late := watchLateness(t)
+	for _, phase := range matrixPhases {
+		t.Run(phase, func(t *testing.T) {
+			t.Parallel()
+			watchdog(t, 60*time.Second)
+			a, b := p.serve(t), p.serve(t)
+			gone := func() { a.Stop(); b.Stop() }
+			opened := make(chan *Client, 1)
+			switch phase {
+			case "start":
+				gone()
+				go func() {
+					c, _ := openMirrors(t, nil, a, b)
+					opened <- c
+				}()
+			case "booting":
+				a.Script(beyondOpening)
+				b.Script(beyondOpening)
+				fallthrough
+			case "after":
+				c, _ := openMirrors(t, func(o *Options) { o.MemoryBytes = bpk.PageSize }, a, b)
+				c.fetch.setInUse()
+				if phase == "after" {
+					eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+				} else if c.hot.Load() > 0 {
+					t.Fatal("the boot zone is complete before its bytes came")
+				}
+				gone()
+				opened <- c
+			}
+			b.Script(nil)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				c := <-opened
+				c.fetch.setInUse()
+				checkImage(t, c, p.image, 128<<10)
+			}()
+			time.Sleep(2500 * time.Millisecond) // the length of the outage
+			back := late.outageEnds()
+			if err := b.Start(); err != nil {
+				t.Fatal(err)
+			}
+			back.resumed(t, phase, waitAnswer(t, b, back.at), resumeWithin)
+			<-done
+		})
 	}
-	<-done
 }
 
 // With a digest, the mirror that has its pack is found, whichever answers first.

@@ -2,9 +2,11 @@ package mountclient
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -14,6 +16,9 @@ import (
 // then the requests that stay silent for graceTime more end, and are sent again over new connections. The others were held up
 // without a loss, by a queue or a starved machine, and go on by themselves. As long as connections can be made the server
 // is slow, and is waited for.
+//
+// A connection from an address that this machine has not got any more (DHCP gave it another one) is dead, and nothing but silence
+// tells of that, while others can be made. The request on it ends.
 
 // Tuning of the above.
 const (
@@ -40,11 +45,19 @@ type endpoint struct{ network, address string }
 
 // A request is what a watch knows of one.
 type request struct {
-	heard moment // when the last byte came, or it was sent
-	end   func() // ends it
+	heard moment                      // when the last byte came, or it was sent
+	end   func()                      // ends it
+	local atomic.Pointer[net.TCPAddr] // where its connection begins; nil: not known, or by way of something else than TCP
 }
 
 func (r *request) hear() { r.heard.set(time.Now()) }
+
+// connected notes on what connection the request is sent.
+func (r *request) connected(local net.Addr) {
+	if a, ok := local.(*net.TCPAddr); ok {
+		r.local.Store(a)
+	}
+}
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -151,6 +164,9 @@ func (w *watch) look(dial dialFunc, idle <-chan struct{}) {
 		}
 		looked = now
 		quiet := w.silent(now)
+		if quiet >= staleAfter {
+			w.moved(now)
+		}
 		late := 0
 		for begun := range pending {
 			if begun.After(good) && now.Sub(begun) > max(probeLate, 3*time.Duration(w.connect.Load())) {
@@ -187,4 +203,33 @@ func (w *watch) returned(back time.Time) {
 			r.end()
 		}
 	}
+}
+
+// moved ends the requests that are silent on connections from addresses that are not this machine's any more.
+func (w *watch) moved(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var last *net.TCPAddr // the answer for one of them mostly is that for all
+	gone := false
+	for r := range w.requests {
+		a := r.local.Load()
+		if a == nil || now.Sub(r.heard.get()) < staleAfter {
+			continue
+		}
+		if last == nil || !last.IP.Equal(a.IP) || last.Zone != a.Zone {
+			last, gone = a, isGone(a)
+		}
+		if gone {
+			r.end()
+		}
+	}
+}
+
+// isGone tells whether the address of a connection is not this machine's any more: the kernel lets nobody listen there.
+func isGone(a *net.TCPAddr) bool {
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.IP, Zone: a.Zone})
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL)
 }
