@@ -89,11 +89,7 @@ func (c *cache) shrink() error {
 		gone = cachefile.Record{Range: r}.Append(gone)
 		total -= max(before-usage(c.store.f), 0)
 	}
-	if len(gone) == 0 {
-		return nil
-	}
-	_, err = c.journal.Write(gone)
-	return err
+	return c.append(gone)
 }
 
 // usage returns the bytes that a file takes on its disk.
@@ -174,7 +170,7 @@ func (c *cache) packs() (others []otherPack, ownBytes int64, err error) {
 }
 
 // packFiles are the suffixes of a pack's files; the journal, whose lock says that the pack is in use, goes last.
-var packFiles = []string{keptSuffix, ".chunks", ".image", ".journal"}
+var packFiles = []string{keptSuffix, keptSuffix + newFileSuffix, ".chunks", ".image", ".journal" + newFileSuffix, ".journal"}
 
 // removePack removes the files of another pack, unless a client uses them or a loop device is on its image. It tells
 // whether it did.

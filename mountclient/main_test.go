@@ -309,6 +309,11 @@ func imageMounts() (paths []string) {
 func fuseConnections() (ids []string) {
 	self, _ := os.Stat("/proc/self/exe")
 	procs, _ := filepath.Glob("/proc/[0-9]*")
+	return fuseConnectionsOf(self, procs...)
+}
+
+// fuseConnectionsOf does so for some processes, by their directories in /proc.
+func fuseConnectionsOf(self os.FileInfo, procs ...string) (ids []string) {
 	for _, proc := range procs {
 		if exe, err := os.Stat(proc + "/exe"); err != nil || !os.SameFile(exe, self) {
 			continue

@@ -5,11 +5,14 @@
 //	HEX.journal  records of 64 bytes: which pages are in the image file, and their SHA-256
 //	HEX.chunks   records of 96 bytes: which chunk of the pack they were, for the next version of the image; may be missing
 //
-// A record is written only after the pages it names are synced. After a crash, or a kill at any moment, pages
+// A record is written after the pages it names; both are synced later. After a crash, or a kill at any moment, pages
 // without a record are simply not there, and the pages of a record are hashed before their first use in
-// every run, so that a damaged file costs a fetch and never a wrong byte.
+// every run, so that a damaged file, or a record that got to the disk without its pages, costs a fetch and never a wrong byte.
 //
-// A record whose SHA-256 is all zeros says that the pages of earlier records of the same range were taken out again.
+// A record whose SHA-256 is all zeros says that the pages of earlier records of the same range were taken out again, or
+// that these records did not hold.
+//
+// A journal that is mostly of such records is replaced by a new one, HEX.journal.new, which is locked, synced and renamed.
 //
 // Whoever writes to the files holds a flock(2) on image file and journal. When the image file is whole, a loop device may be put on it; the
 // lock belongs to the open file, which the loop device then holds.
