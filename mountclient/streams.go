@@ -25,7 +25,7 @@ const (
 	mostStreams   = 8
 	pausing       = 6 * time.Millisecond   // between two reads: a pause. Packets of 1 Mbit/s are 12 ms apart, so a slow link looks like pauses, too
 	muchPausing   = 0.25                   // of the time
-	unused        = 0.7                    // of the best rate seen: less is a link that is not used
+	underused     = 0.7                    // of the best rate seen: less is a link that is not used
 	trialGain     = 1.25                   // the least that a trial has to bring
 	streamWindow  = 100 * time.Millisecond // of a measurement, at the least
 	streamTurns   = 5                      // round trips of one, at the least
@@ -73,7 +73,7 @@ func (c *streamCount) next(rate, paused float64, lossy bool) int {
 		}
 		fallthrough
 	case c.hold == 0 && c.pauses >= pausedWindows && c.lossless < pausedWindows:
-		if paused > muchPausing && rate < unused*c.best && c.n+1 < mostStreams {
+		if paused > muchPausing && rate < underused*c.best && c.n+1 < mostStreams {
 			c.before, c.rate, c.isTrial = c.n, rate, true
 			c.n = min(2*(c.n+1), mostStreams) - 1
 		}
