@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -55,16 +54,12 @@ func (m Mirror) String() string {
 }
 
 // damage writes a damaged copy of a pack.
-func (l Lie) damage(pack, to string) (err error) {
+func (l Lie) damage(pack, to string) error {
 	in, err := os.Open(pack)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
 	raw := make([]byte, bpk.HeaderSize)
 	if _, err := io.ReadFull(in, raw); err != nil {
 		return fmt.Errorf("%s: %w", pack, err)
@@ -73,40 +68,71 @@ func (l Lie) damage(pack, to string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: only a pack can be damaged: %w", pack, err)
 	}
-	off, end, step := head.Boot.PackOff, head.Boot.PackOff+head.Boot.Len, int64(bpk.PageSize)
-	switch l {
-	case LieAll:
-		off, end = 0, info.Size()
-	case LieOnce:
-		off, step = off+head.Boot.Len/2, head.Boot.Len
+	return DamagedCopy(pack, to, func(size int64) (at []int64) {
+		off, end, step := head.Boot.PackOff, head.Boot.PackOff+head.Boot.Len, int64(bpk.PageSize)
+		switch l {
+		case LieAll:
+			off, end = 0, size
+		case LieOnce:
+			off, step = off+head.Boot.Len/2, head.Boot.Len
+		}
+		for ; off < end; off += step {
+			at = append(at, off)
+		}
+		return at
+	})
+}
+
+// DamagedCopy copies a file, or all files of a directory, with wrong bytes where wrong says for a file's size. Sizes and times are
+// kept, so that a server says the same of them.
+func DamagedCopy(from, to string, wrong func(size int64) []int64) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(to, rel), 0o755)
+		}
+		return damageFile(path, filepath.Join(to, rel), wrong)
+	})
+}
+
+func damageFile(from, to string, wrong func(size int64) []int64) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
 	}
 	out, err := os.Create(to)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, out.Close())
-		if err == nil {
-			err = os.Chtimes(to, info.ModTime(), info.ModTime())
-		}
-	}()
-	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
+	defer out.Close()
 	if _, err := io.Copy(out, in); err != nil {
 		return err
 	}
 	b := make([]byte, 1)
-	for ; off < end; off += step {
+	for _, off := range wrong(info.Size()) {
 		if _, err := in.ReadAt(b, off); err != nil {
 			return err
 		}
-		b[0] ^= 0xff
+		b[0] ^= 0x55
 		if _, err := out.WriteAt(b, off); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return os.Chtimes(to, info.ModTime(), info.ModTime())
 }
 
 // lyingDir makes a directory for a web server that has the way's files, the first of them damaged; of desync's, the chunks.
@@ -121,7 +147,7 @@ func lyingDir(root string, w Way, lie Lie) error {
 			return err
 		}
 		for _, store := range w.Beside {
-			if err := damageChunks(store, filepath.Join(root, filepath.Base(store))); err != nil {
+			if err := DamagedCopy(store, filepath.Join(root, filepath.Base(store)), middle); err != nil {
 				return err
 			}
 		}
@@ -133,29 +159,13 @@ func lyingDir(root string, w Way, lie Lie) error {
 	return lie.damage(w.Served, filepath.Join(root, filepath.Base(w.Served)))
 }
 
+// middle is the middle byte of a file.
+func middle(size int64) []int64 {
+	if size == 0 {
+		return nil
+	}
+	return []int64{size / 2}
+}
+
 // desyncIndex is how the names of desync's indexes end.
 const desyncIndex = ".caibx"
-
-// damageChunks writes a copy of a chunk store with the middle byte of each file wrong.
-func damageChunks(store, to string) error {
-	return filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(store, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.Mkdir(filepath.Join(to, rel), 0o755)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if len(b) > 0 {
-			b[len(b)/2] ^= 0xff
-		}
-		return os.WriteFile(filepath.Join(to, rel), b, 0o644)
-	})
-}

@@ -1,10 +1,10 @@
 package faults
 
 import (
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+
+	"bootprof/bench"
 )
 
 const (
@@ -16,69 +16,23 @@ const (
 // keptWhole are files without which nothing would start.
 var keptWhole = map[string]bool{".caibx": true}
 
-// corruptAll makes copies with wrong bytes in dir and returns their names. Lengths and times are kept, so that a server says the same
-// of them.
+// corruptAll makes copies with wrong bytes in dir and returns their names.
 func corruptAll(files []string, dir string) (copies []string, err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	for _, file := range files {
+		wrong := wrongBytes
+		if keptWhole[filepath.Ext(file)] {
+			wrong = func(int64) []int64 { return nil }
+		}
 		to := filepath.Join(dir, filepath.Base(file))
-		err := filepath.WalkDir(file, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(file, path)
-			if err != nil {
-				return err
-			}
-			if d.IsDir() {
-				return os.Mkdir(filepath.Join(to, rel), 0o755)
-			}
-			return corruptFile(path, filepath.Join(to, rel))
-		})
-		if err != nil {
+		if err := bench.DamagedCopy(file, to, wrong); err != nil {
 			return nil, err
 		}
 		copies = append(copies, to)
 	}
 	return copies, nil
-}
-
-func corruptFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		return err
-	}
-	if !keptWhole[filepath.Ext(from)] {
-		for _, off := range wrongBytes(info.Size()) {
-			b := make([]byte, 1)
-			if _, err := out.ReadAt(b, off); err != nil {
-				return err
-			}
-			b[0] ^= 0x55
-			if _, err := out.WriteAt(b, off); err != nil {
-				return err
-			}
-		}
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return os.Chtimes(to, info.ModTime(), info.ModTime())
 }
 
 // wrongBytes are the places to corrupt in a file: one in each 64 KiB of a large one, the middle of a small one.
