@@ -16,6 +16,10 @@ func (s *Status) Metrics() []byte {
 		head(name, kind, help)
 		fmt.Fprintf(&b, "bootprof_%s %v\n", name, v)
 	}
+	head("phase", "gauge", "1 for what the client does now.")
+	for _, phase := range phases {
+		fmt.Fprintf(&b, "bootprof_phase{phase=\"%s\"} %d\n", phase, oneIf(s.Phase == phase))
+	}
 	put("image_bytes", "gauge", "Size of the image.", float64(s.ImageBytes))
 	put("up_seconds", "gauge", "Time since the client started.", s.UpSeconds)
 	put("ready_seconds", "gauge", "Time from start to the mount being ready; 0: not yet.", s.ReadySeconds)
@@ -35,6 +39,9 @@ func (s *Status) Metrics() []byte {
 	put("cache_evicted_pages_total", "counter", "Pages taken out of the cache because of its size limit.", float64(s.CacheEvicted))
 	put("reused_bytes_total", "counter", "Stored bytes of chunks taken from another version in the cache.", float64(s.ReusedBytes))
 	put("held_pages", "gauge", "Pages in the store or cache.", float64(s.HeldPages))
+	put("image_pages", "gauge", "Pages of the image.", float64(s.ImagePages))
+	put("fill_pages", "gauge", "Pages in the cache since the fill began, of the image's; 0: it has not begun.", float64(s.FillPages))
+	put("last_error_seconds", "gauge", "Time from start to the last fault of network or server; 0: there was none.", s.LastErrorSeconds)
 	head("received_bytes_total", "counter", "Bytes of bodies received, by why they were asked for.")
 	for _, c := range []struct {
 		why string
@@ -46,12 +53,7 @@ func (s *Status) Metrics() []byte {
 		name, kind, help string
 		of               func(*MirrorStatus) float64
 	}{
-		{"mirror_used", "gauge", "1: in use; 0: resting or dropped.", func(m *MirrorStatus) float64 {
-			if m.State == "used" {
-				return 1
-			}
-			return 0
-		}},
+		{"mirror_used", "gauge", "1: in use; 0: resting or dropped.", func(m *MirrorStatus) float64 { return float64(oneIf(m.State == "used")) }},
 		{"mirror_requests_total", "counter", "GETs sent to the server.", func(m *MirrorStatus) float64 { return float64(m.Requests) }},
 		{"mirror_received_bytes_total", "counter", "Bytes of bodies received from the server.", func(m *MirrorStatus) float64 { return float64(m.Bytes) }},
 		{"mirror_faults_total", "counter", "Faults of the server.", func(m *MirrorStatus) float64 { return float64(m.Faults) }},
@@ -65,6 +67,13 @@ func (s *Status) Metrics() []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+func oneIf(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)

@@ -42,7 +42,7 @@ func statusSocket(t *testing.T, s Status) (path string) {
 // Every metric is HELP, TYPE and its samples, in that order, under one name; net/http reads the answer.
 func TestMetricsOverSocket(t *testing.T) {
 	t.Parallel()
-	path := statusSocket(t, Status{Misses: 7, StalledSeconds: 0.25, ByCause: ByteCauses{Demand: 9},
+	path := statusSocket(t, Status{Phase: phaseFilling, FillPages: 3, LastErrorSeconds: 1.5, Misses: 7, StalledSeconds: 0.25, ByCause: ByteCauses{Demand: 9},
 		Mirrors: []MirrorStatus{{Name: `http://a\"` + "\n", State: "used", Bytes: 5}, {Name: "http://b", State: "dropped"}}})
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", path)
@@ -85,6 +85,10 @@ func TestMetricsOverSocket(t *testing.T) {
 		`bootprof_received_bytes_total{cause="demand"}`:                 "9",
 		`bootprof_mirror_received_bytes_total{mirror="http://a\\\"\n"}`: "5",
 		`bootprof_mirror_used{mirror="http://b"}`:                       "0",
+		`bootprof_phase{phase="filling"}`:                               "1",
+		`bootprof_phase{phase="local"}`:                                 "0",
+		"bootprof_fill_pages":                                           "3",
+		"bootprof_last_error_seconds":                                   "1.5",
 	} {
 		if values[name] != want {
 			t.Errorf("%s is %q, want %s", name, values[name], want)

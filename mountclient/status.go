@@ -18,6 +18,17 @@ import (
 // DefaultRunDir is where running clients put their status sockets.
 const DefaultRunDir = "/run/bootprof"
 
+// What a client does: it brings the boot zone, answers what else is read, brings the rest as well, or leaves the mount to the
+// kernel and a local file.
+const (
+	phasePreloading = "preloading"
+	phaseRunning    = "running"
+	phaseFilling    = "filling"
+	phaseLocal      = "local"
+)
+
+var phases = []string{phasePreloading, phaseRunning, phaseFilling, phaseLocal}
+
 // A Status is a moment of a client's life. Times are in seconds, sizes in bytes.
 type Status struct {
 	PID             int     `json:"pid"`
@@ -25,7 +36,7 @@ type Status struct {
 	Dir             string  `json:"dir"`
 	Digest          string  `json:"digest"` // empty: the image was not packed
 	ImageBytes      int64   `json:"image_bytes"`
-	Phase           string  `json:"phase"` // "preloading", "running", "filling", "local"
+	Phase           string  `json:"phase"` // one of phases
 	UpSeconds       float64 `json:"up_seconds"`
 	ReadySeconds    float64 `json:"ready_seconds"` // from start to Dir being mounted
 	HotSeconds      float64 `json:"hot_seconds"`   // from start to all boot pages being there; 0: not yet
@@ -64,7 +75,7 @@ func (m *Mounted) Status() Status {
 	c := m.Client
 	s := Status{
 		PID: os.Getpid(), URL: c.shown, Dir: m.opts.Dir, Digest: fmt.Sprintf("sha256:%x", c.digest),
-		ImageBytes: c.head.ImageSize, Phase: "preloading",
+		ImageBytes: c.head.ImageSize, Phase: phasePreloading,
 		UpSeconds: time.Since(c.started).Seconds(), ReadySeconds: seconds(c.ready.Load()), HotSeconds: seconds(c.hot.Load()),
 		BootPages: c.head.BootPages, PushedPages: c.push.pushedPages(), Reads: c.reads.Load(),
 		Misses: c.misses(), StalledSeconds: seconds(c.stalled.Load()),
@@ -83,13 +94,13 @@ func (m *Mounted) Status() Status {
 		s.Digest = ""
 	}
 	if s.HotSeconds > 0 {
-		s.Phase = "running"
+		s.Phase = phaseRunning
 	}
 	s.ImagePages = c.head.ImageSize / bpk.PageSize
 	if filling := c.filling.Load(); filling != fillNone {
-		s.Phase, s.FillPages = "filling", s.HeldPages
+		s.Phase, s.FillPages = phaseFilling, s.HeldPages
 		if filling == fillLocal {
-			s.Phase = "local"
+			s.Phase = phaseLocal
 		}
 	}
 	if c.cache != nil {
