@@ -141,7 +141,11 @@ func (k *signedBy) verify(file []byte, digest [32]byte) error {
 // returns errCold if boot pages are missing: they come sooner by the ordinary start.
 func openKept(ctx context.Context, opts Options, k *kept, fetch *fetcher) (*Client, error) {
 	life, stop := context.WithCancel(context.Background())
-	c := &Client{opts: opts, shown: fetch.shown(), fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{}), fromKept: true}
+	shown := fetch.shown()
+	if !k.isWhole() && !isManifest(fetch.src) { // what is kept is the manifest of what was asked for
+		fetch = fetch.sibling(func(image string) string { return image + bpk.ManifestSuffix })
+	}
+	c := &Client{opts: opts, shown: shown, fetch: fetch, stop: stop, started: time.Now(), broken: make(chan struct{}), fromKept: true}
 	var err error
 	if c.pre, err = startPreload(life, c.fetch, nil, &c.running); err != nil {
 		stop()
@@ -160,9 +164,6 @@ func (c *Client) openFrom(ctx, life context.Context, k *kept) (err error) {
 	c.digest = bpk.Digest(k.header)
 	if c.head, err = bpk.DecodeHeader(k.header); err != nil {
 		return err
-	}
-	if c.head.Features&bpk.FeatureBeside != 0 && !isManifest(c.fetch.src) {
-		return errCold // the size of the image has to be asked for
 	}
 	if c.at, err = locate(c.head, remote{c.fetch, c.pre}, remote{}); err != nil {
 		return err

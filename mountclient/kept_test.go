@@ -87,6 +87,48 @@ func TestKeptWithoutAnswer(t *testing.T) {
 	}
 }
 
+// That holds for every form of a pack. What the cache has not got is asked for in the right place.
+func TestKeptForms(t *testing.T) {
+	f := folderOf(t, hotAndCold)
+	for _, form := range []string{formPack, formManifest, formImage, formSplit} {
+		dir, url := t.TempDir(), ""
+		digest := fmt.Sprintf("sha256:%x", f.formOf(form).Digest)
+		read := func(t *testing.T, change func(*Options)) {
+			c, err := openURL(t, url, change)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkImage(t, c, f.image, 128<<10)
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		t.Run(form+", server there", func(t *testing.T) { // it ends with it
+			s := serveDir(t, f.dir)
+			url = s.url(form)
+			read(t, func(o *Options) { o.CacheDir = dir })
+			n := len(s.asked)
+			read(t, func(o *Options) { o.CacheDir, o.Digest = dir, digest })
+			if len(s.asked) != n {
+				t.Errorf("requests for %q", s.asked[n:])
+			}
+			damaged := copyDir(t, dir)
+			image, _ := cacheFiles(t, damaged)
+			for off := 0; off < len(f.image); off += 64 * bpk.PageSize {
+				flipByte(t, image, int64(off))
+			}
+			read(t, func(o *Options) { o.CacheDir, o.Digest = damaged, digest })
+			if len(s.asked) == n {
+				t.Error("no request for what was damaged")
+			}
+		})
+		t.Run(form+", server gone", func(t *testing.T) {
+			read(t, func(o *Options) { o.CacheDir, o.Digest = dir, digest })
+			read(t, func(o *Options) { o.CacheDir, o.StartTimeout = dir, 200*time.Millisecond })
+		})
+	}
+}
+
 // What the server has comes before what the cache has.
 func TestKeptIsNotPreferred(t *testing.T) {
 	p, newer := packOf(t, hotAndCold), packOf(t, small)
