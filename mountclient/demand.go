@@ -62,7 +62,9 @@ func (d *demand) need(ctx context.Context, page, pages int64) error {
 			break
 		}
 		f, created := d.flight(e)
-		wait = append(wait, f)
+		if f != nil {
+			wait = append(wait, f)
+		}
 		if created {
 			mine = append(mine, f)
 		}
@@ -122,10 +124,8 @@ func (d *demand) ahead(page int64, n int) {
 		if err != nil {
 			break
 		}
-		if len(d.store.lacking(d.boot.ColdRanges(e.Page, e.Pages))) > 0 {
-			if f, created := d.flight(e); created {
-				mine = append(mine, f)
-			}
+		if f, created := d.flight(e); created {
+			mine = append(mine, f)
 		}
 		page = e.Page + e.Pages
 	}
@@ -133,12 +133,16 @@ func (d *demand) ahead(page int64, n int) {
 	d.start(mine, forAhead)
 }
 
-// flight returns the fetch of chunk e that is under way, or a new one.
+// flight returns the fetch of chunk e that is under way, or a new one; nil if the chunk is there. A fetch ends with its
+// pages in the store, so that no reader may look there before and for the fetch afterwards.
 func (d *demand) flight(e bpk.Entry) (f *flight, created bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if f := d.flights[e.Page]; f != nil {
 		return f, false
+	}
+	if len(d.store.lacking(d.boot.ColdRanges(e.Page, e.Pages))) == 0 {
+		return nil, false
 	}
 	f = &flight{entry: e, done: make(chan struct{})}
 	d.flights[e.Page] = f

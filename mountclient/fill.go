@@ -122,7 +122,9 @@ func (d *demand) fill(ctx context.Context, page, end, limit int64) (next, stored
 				storedBytes += e.Len
 			}
 		}
-		wait = append(wait, f)
+		if f != nil {
+			wait = append(wait, f)
+		}
 		page = e.Page + e.Pages
 	}
 	d.start(mine, forFill)
