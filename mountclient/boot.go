@@ -71,8 +71,13 @@ func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst 
 	check := func(raw []byte) error {
 		return bpk.CheckBlock(fmt.Sprintf("boot chunk of pages %d to %d", c.First, c.First+c.Pages-1), c.Block, raw)
 	}
-	if file, off, _ := z.at.find(c.Block); file.pre != nil {
-		file.pre.distrust(z.at.source(c.Block), off+c.Len)
+	file, off, _ := z.at.find(c.Block)
+	sources := 0
+	if file.pre != nil {
+		all := file.pre.sources(off, c.Len)
+		if sources = len(all); sources == 1 {
+			file.pre.distrust(all[0], off+c.Len)
+		}
 	}
 	z.stuck.set(time.Now())
 	defer z.stuck.set(time.Time{})
@@ -80,6 +85,11 @@ func (z *bootZone) decode(ctx context.Context, dec *bpk.BootDecoder, i int, dst 
 	patient := func(since time.Duration) bool { return z.net.used() || z.net.patient(since) }
 	if stored, err = z.at.again(ctx, c.Block, z.at.source(c.Block), check, err, patient); err != nil {
 		return dst, err
+	}
+	if sources > 1 { // now the bytes tell whose were wrong
+		for _, src := range file.pre.liars(off, stored) {
+			file.pre.distrust(src, off+c.Len)
+		}
 	}
 	if err := z.at.replace(c.Block, stored); err != nil {
 		return dst, err

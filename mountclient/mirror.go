@@ -336,9 +336,14 @@ func (f *fetcher) elsewhere(s *httpSource, err error) bool {
 	return others
 }
 
-// suspect notes that the bytes of a source had another digest than they should, though no cache was asked.
+// suspect notes that the bytes of a source had another digest than they should, though no cache was asked: as long as there
+// are others, it is not asked for a while, the first time, and then not any more.
 func (f *fetcher) suspect(s *httpSource) {
-	if len(f.mirrors) == 0 || !s.mirror.lied() {
+	if len(f.mirrors) == 0 {
+		return
+	}
+	if !s.mirror.lied() {
+		s.mirror.failed(longRest)
 		return
 	}
 	now := time.Now()

@@ -1,6 +1,7 @@
 package mountclient
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -81,6 +82,39 @@ func (p *preload) source(off int64) *httpSource {
 		return p.sorted[i].src
 	}
 	return nil
+}
+
+// sources returns all that were asked for parts of [off, off+n).
+func (p *preload) sources(off, n int64) (all []*httpSource) {
+	p.each(off, n, func(s *segment, _, _ int64) {
+		if s.src != nil && !slices.Contains(all, s.src) {
+			all = append(all, s.src)
+		}
+	})
+	return all
+}
+
+// liars returns those that have given other bytes than these from off on.
+func (p *preload) liars(off int64, right []byte) (all []*httpSource) {
+	p.each(off, int64(len(right)), func(s *segment, from, end int64) {
+		got := make([]byte, end-from)
+		if _, err := p.file(end).ReadAt(got, from); err == nil && !bytes.Equal(got, right[from-off:end-off]) && !slices.Contains(all, s.src) {
+			all = append(all, s.src)
+		}
+	})
+	return all
+}
+
+// each calls f with the segments that have a part in [off, off+n), and that part, with mu held.
+func (p *preload) each(off, n int64, f func(s *segment, from, end int64)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := p.behind(off); i < len(p.sorted) && p.sorted[i].off < off+n; i++ {
+		s := p.sorted[i]
+		if from, end := max(off, s.off), min(off+n, s.end); from < end {
+			f(s, from, end)
+		}
+	}
 }
 
 // has tells whether [off, off+n) is there.
