@@ -98,7 +98,7 @@ func startChild(stderr io.Writer) int {
 
 // clientMemory is what the Go runtime of a client may come to, in bytes, before it collects garbage whatever that takes. Pages
 // that are kept in memory are not in it, nor is the program itself: resident, that is 10 MB.
-const clientMemory = 48 << 20
+const clientMemory = 64 << 20
 
 // serve mounts and carries the mount until it is unmounted. readyFD, if any, is told how the start went.
 func serve(opts MountOptions, readyFD string, stderr io.Writer) int {

@@ -16,7 +16,7 @@ import (
 // While booting, readahead would ask for cold pages beside those that the boot needs, and make them as urgent:
 // it is 0 then. Afterwards a copy of a large file wants it.
 const (
-	bootWindow = 20 * time.Second // from ready; readahead stays 0 at least so long,
+	bootWindow = 20 * time.Second // from ready, and from the last boot page on: readahead stays 0 at least so long,
 	quietPart  = 8                // then until nothing was asked of us for this part of the window,
 	maxWindows = 6                // for so many windows at most: a slow machine boots for minutes
 	calmKB     = 512
@@ -36,7 +36,10 @@ func (m *Mounted) booted(ctx context.Context, alive func() bool) bool {
 		}
 		up := time.Since(begin)
 		quiet := time.Since(quietSince) >= window/quietPart || up >= maxWindows*window
-		if up >= window && quiet && m.Client.hot.Load() > 0 {
+		// With all boot pages there nothing is asked of us, though the boot goes on.
+		hot := time.Duration(m.Client.hot.Load())
+		isOver := hot > 0 && time.Since(m.Client.started.Add(hot)) >= window || up >= maxWindows*window
+		if up >= window && quiet && isOver && hot > 0 {
 			m.report()
 			if m.opts.Record { // readahead would touch what nobody asked for
 				<-ctx.Done()
