@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 var update = flag.Bool("update", false, "write the golden files and the dumps in docs/profile.md anew")
@@ -341,7 +343,7 @@ func TestWriteRefuses(t *testing.T) {
 // TestGolden reads the profile that the first release of format 1 wrote. The file stays as it is for good; -update
 // is for adding one. What Write makes today may differ from it in the zstd frame only.
 func TestGolden(t *testing.T) {
-	const path = "testdata/v1.bprof"
+	path := testrig.Testdata(t, "profiles/v1.bprof")
 	want := madeRun(1, 300)
 	if *update {
 		if err := WriteFile(path, want); err != nil {

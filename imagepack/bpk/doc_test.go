@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -45,23 +45,15 @@ func dumpBlock(title string) *regexp.Regexp {
 func TestDocDump(t *testing.T) {
 	boot := []profiles.Range{{ImageOff: 2 * page, Len: page}, {ImageOff: 0, Len: page}}
 	pack := makePack(t, exampleImage(), boot, "", `{"tool":"example"}`)
-	if err := decodeAll(pack, exampleImage()); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, decodeAll(pack, exampleImage()))
 	h, err := bpk.DecodeHeader(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	index := pack[h.BootIndex.PackOff:]
 	dec, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer dec.Close()
 	table, err := dec.DecodeAll(index[4:4+binary.LittleEndian.Uint32(index)], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	// The noise of page 3 is stored raw: its dump would say nothing.
 	noise := bytes.Index(pack, exampleImage()[3*page:])
 	if noise < 0 {
@@ -69,10 +61,7 @@ func TestDocDump(t *testing.T) {
 	}
 	dump := squeeze(hex.Dump(pack[:(noise+31)/16*16]))
 	tail := hexFrom(pack, noise+page-16)
-	doc, err := os.ReadFile(docPath)
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := testrig.ReadFile(t, docPath)
 	for title, want := range map[string]string{
 		"The pack:": dump + "(noise)\n" + tail,
 		"The table of its boot index, decompressed:": hex.Dump(table),
@@ -89,9 +78,7 @@ func TestDocDump(t *testing.T) {
 		}
 	}
 	if *update {
-		if err := os.WriteFile(docPath, doc, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, docPath, doc)
 	}
 	if n := bytes.Count(doc, []byte("\n")); n >= 300 {
 		t.Errorf("%s has %d lines, want fewer than 300", docPath, n)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // sampleHeader is a header that a reader accepts.
@@ -43,9 +45,7 @@ func TestHeaderOfLaterMinorVersion(t *testing.T) {
 	}
 	seal(b)
 	got, err := DecodeHeader(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	want := *h
 	want.Minor, want.Features = 7, 0xffff0000
 	if *got != want {

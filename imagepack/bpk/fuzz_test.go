@@ -6,10 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 // maxAlloc is more than any decoder may allocate for one input: a window of 8 MiB is held up to three times.
@@ -18,11 +19,7 @@ const maxAlloc = 64 << 20
 // bounded fails the test if f allocates more than maxAlloc in total.
 func bounded(t *testing.T, f func()) {
 	t.Helper()
-	var a, b runtime.MemStats
-	runtime.ReadMemStats(&a)
-	f()
-	runtime.ReadMemStats(&b)
-	if n := b.TotalAlloc - a.TotalAlloc; n > maxAlloc {
+	if n := testrig.Allocated(f); n > maxAlloc {
 		t.Errorf("%d MiB were allocated", n>>20)
 	}
 }
@@ -74,9 +71,7 @@ func FuzzDecodeBootIndex(f *testing.F) {
 	for range 8 {
 		h, x := randomIndex(r)
 		b, err := x.Encode()
-		if err != nil {
-			f.Fatal(err)
-		}
+		testrig.Must(f, err)
 		f.Add(b, []byte{}, uint32(h.ImageSize/PageSize), uint32(h.BootPages), uint32(h.Boot.Len), false)
 	}
 	f.Add([]byte{}, table(uint64(1), 5, uint64(30), uint64(1), uint64(1), uint64(30), uint64(20_000)), uint32(100), uint32(30), uint32(20_000), false)
@@ -99,9 +94,7 @@ func FuzzDecodeBootIndex(f *testing.F) {
 			checkIndex(t, h, x)
 			checkPlaces(t, h, x)
 			b, err := x.Encode()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if _, err := DecodeBootIndex(h, b); err != nil {
 				t.Fatalf("an index that was read does not come back: %v", err)
 			}
@@ -235,9 +228,7 @@ func FuzzBootDecoder(f *testing.F) {
 	good := frame(text, text)
 	f.Fuzz(func(t *testing.T, a, b []byte, pagesA, pagesB uint8, filter byte) {
 		dec, err := NewBootDecoder()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		defer dec.Close()
 		bounded(t, func() { decodeBoot(t, dec, a, b, int(pagesA)+1, int(pagesB)+1, filter) })
 		// Whatever came before, a good frame decodes.
@@ -258,9 +249,7 @@ func FuzzBodyDecoder(f *testing.F) {
 	f.Add(bomb(0x50, 100), byte(CodecZstd), uint8(255))
 	f.Add([]byte{}, byte(CodecZstd), uint8(0))
 	dec, err := NewBodyDecoder(1)
-	if err != nil {
-		f.Fatal(err)
-	}
+	testrig.Must(f, err)
 	f.Cleanup(dec.Close)
 	f.Fuzz(func(t *testing.T, stored []byte, codec byte, pages uint8) {
 		e := &Entry{Block: Block{PackOff: 600, Len: int64(len(stored)), SHA256: sha256.Sum256(stored)}, Pages: int64(pages), Codec: CodecRaw + codec%2}

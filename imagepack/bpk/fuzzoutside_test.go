@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 // sameChunk is a folder where every chunk file holds the same.
@@ -69,9 +71,7 @@ type outsideSeed struct {
 func outsideSeeds(t testing.TB) (out []outsideSeed) {
 	t.Helper()
 	dec, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer dec.Close()
 	for _, features := range []uint32{FeatureBeside, FeatureSplit} {
 		for levels := range 2 {
@@ -90,9 +90,7 @@ func outsideSeeds(t testing.TB) (out []outsideSeed) {
 			}
 			s.root = seal25(EncodeNode(m.leaf))
 			index, err := m.boot.Encode()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if s.table, err = dec.DecodeAll(index[4:4+binary.LittleEndian.Uint32(index)], nil); err != nil {
 				t.Fatal(err)
 			}
@@ -114,9 +112,7 @@ func seal25(node []byte) []byte {
 func TestOutsideSeeds(t *testing.T) {
 	for i, s := range outsideSeeds(t) {
 		p, err := openInMemory(sealedForm(s.features, s.table, s.root, s.node, s.beside, s.chunk, 6, 3), s.beside, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		if s.features == FeatureSplit {
 			p.outside = sameChunk(s.chunk)
 		}

@@ -8,44 +8,39 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
-// The golden packs, manifests and split packs are of every released format, and stay readable. The digests of a pack and
-// of the image in it stand in the file beside it. They are never written anew: -update writes those that are missing.
+// The golden packs, manifests and split packs in testdata/packs are of every released format, and stay readable. The digests
+// of a pack and of the image in it stand in the file beside it. They are never written anew: -update writes those that are
+// missing.
 func TestGoldens(t *testing.T) {
 	if *update {
-		writeGoldens(t, filepath.Join("testdata", fmt.Sprintf("v%d.%d", bpk.Major, bpk.Minor)))
+		writeGoldens(t, testrig.Testdata(t, fmt.Sprintf("packs/v%d.%d", bpk.Major, bpk.Minor)))
 	}
 	for _, form := range []struct {
 		glob     string
 		features uint32
 	}{
-		{"testdata/v*.bpk", 0},
-		{"testdata/v*-manifest/*.bpm", bpk.FeatureBeside},
-		{"testdata/v*-split/*.bpi", bpk.FeatureSplit},
+		{"packs/v*/root.bpk", 0},
+		{"packs/v*/manifest/*.bpm", bpk.FeatureBeside},
+		{"packs/v*/split/*.bpi", bpk.FeatureSplit},
 	} {
-		packs, err := filepath.Glob(form.glob)
+		packs, err := filepath.Glob(testrig.Testdata(t, form.glob))
 		if err != nil || len(packs) == 0 {
 			t.Fatalf("no golden packs %s: %v", form.glob, err)
 		}
 		for _, path := range packs {
-			t.Run(path, func(t *testing.T) {
-				want, err := os.ReadFile(path + ".sums")
-				if err != nil {
-					t.Fatal(err)
-				}
-				pack, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
+			t.Run(strings.TrimPrefix(path, testrig.Testdata(t, "packs")+"/"), func(t *testing.T) {
+				want := testrig.ReadFile(t, path+".sums")
+				pack := testrig.ReadFile(t, path)
 				p, closer, err := bpk.OpenFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
+				testrig.Must(t, err)
 				defer closer.Close()
 				image := make([]byte, p.Header.ImageSize)
 				if err := p.Decode(context.Background(), func(part bpk.Part) error {
@@ -74,25 +69,20 @@ func sums(pack, image []byte) string {
 	return fmt.Sprintf("pack %x\nimage %x\n", sha256.Sum256(pack), sha256.Sum256(image))
 }
 
-// writeGoldens writes a pack at base.bpk, a manifest in base-manifest and a split pack in base-split.
-func writeGoldens(t *testing.T, base string) {
+// writeGoldens writes a pack in dir, and a manifest and a split pack in folders of it.
+func writeGoldens(t *testing.T, dir string) {
 	t.Helper()
 	missing := func(path string) bool { _, err := os.Stat(path); return err != nil }
 	write := func(path string, b []byte) {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)))
 	}
 	writeSums := func(path string, image []byte) {
-		pack, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pack := testrig.ReadFile(t, path)
 		write(path+".sums", []byte(sums(pack, image)))
 	}
 	const info = `{"tool":"golden"}`
 	image, boot := testImage(5000, 4300)
-	if name := base + ".bpk"; missing(name) {
+	if name := filepath.Join(dir, "root.bpk"); missing(name) {
 		write(name, makePack(t, image, boot, "erofs", info))
 		writeSums(name, image)
 	}
@@ -100,7 +90,7 @@ func writeGoldens(t *testing.T, base string) {
 	// The other forms keep what does not compress in files of its own, so their image is small.
 	image, boot = testImage(40, 12)
 	clear(image[20*page : 30*page])
-	if name := filepath.Join(base+"-manifest", "root.img"); missing(name) {
+	if name := filepath.Join(dir, "manifest", "root.img"); missing(name) {
 		write(name, image)
 		opts := imagepack.WriteOptions{Boot: boot, Info: func(int64) []byte { return []byte(info) }}
 		if _, err := imagepack.WriteManifest(t.Context(), name+bpk.ManifestSuffix, memImage{bytes.NewReader(image), "erofs"}, opts); err != nil {
@@ -108,14 +98,10 @@ func writeGoldens(t *testing.T, base string) {
 		}
 		writeSums(name+bpk.ManifestSuffix, image)
 	}
-	if name := filepath.Join(base+"-split", "root.bpi"); missing(name) {
+	if name := filepath.Join(dir, "split", "root.bpi"); missing(name) {
 		p, err := openBytes(makePack(t, image, boot, "erofs", info))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
+		testrig.Must(t, os.MkdirAll(filepath.Dir(name), 0o755))
 		if _, err := imagepack.Split(t.Context(), p, name, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 // randomIndex returns an index of disjoint ranges in random order, with chunks and frames, and its header.
@@ -44,13 +46,9 @@ func TestBootIndex(t *testing.T) {
 	for range 200 {
 		h, x := randomIndex(r)
 		stored, err := x.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		got, err := DecodeBootIndex(h, stored)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		if !reflect.DeepEqual(got.Chunks, x.Chunks) || !slices.Equal(got.Ranges, x.Ranges) || got.Pages() != x.Pages() {
 			t.Fatalf("an index does not come back: %+v\nwant %+v", got, x)
 		}
@@ -217,9 +215,7 @@ func TestBootIndexLimits(t *testing.T) {
 		x.AddChunk(Block{Len: 1}, min(left, 64), true, 0)
 	}
 	b, err := x.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	h := sampleHeader()
 	h.ImageSize, h.BootPages, h.Boot.Len = MaxImageSize, MaxBootRanges, int64(len(x.Chunks))
 	if _, err := DecodeBootIndex(h, b); err != nil {
@@ -244,9 +240,7 @@ func treeOf(t *testing.T, n int) (h *Header, chunks []Entry, fetch func(string, 
 		nodes[off] = b
 		return off, nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if int64(len(root)) != RootLen(n) || depth != len(NodeCounts(n)) {
 		t.Errorf("%d chunks: root of %d bytes, depth %d; RootLen = %d, NodeCounts = %v", n, len(root), depth, RootLen(n), NodeCounts(n))
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // wantRefused wants an error that a reader of a pack may give: of a type that tells what to do, in one line that
@@ -46,9 +48,7 @@ func TestFormsByHand(t *testing.T) {
 			m := makeByHand(c.features)
 			c.set(m)
 			p, err := openInMemory(m.encode(), m.image, m.chunks)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if got, err := decodeParts(t, p); err != nil || !bytes.Equal(got, m.image) {
 				t.Errorf("the image comes back as %d bytes, %v", len(got), err)
 			}
@@ -203,7 +203,7 @@ func TestSplitRefused(t *testing.T) {
 // writeForm writes a form as files and returns the path of the pack.
 func writeForm(t testing.TB, m *handMade) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	files := map[string][]byte{"x.bpi": m.encode()}
 	if m.head.Features&FeatureBeside != 0 {
 		files = map[string][]byte{"x.bpi.bpm": m.encode(), "x.bpi": m.image}
@@ -213,12 +213,8 @@ func writeForm(t testing.TB, m *handMade) string {
 	}
 	for name, b := range files {
 		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		testrig.WriteFile(t, path, b)
 	}
 	if m.head.Features&FeatureBeside != 0 {
 		return filepath.Join(dir, "x.bpi.bpm")
@@ -229,9 +225,7 @@ func writeForm(t testing.TB, m *handMade) string {
 // What lies beside a pack on a disk may be anything: it is refused in a line that names it, and not waited for.
 func TestOpenFileBeside(t *testing.T) {
 	replace := func(path string, make func() error) {
-		if err := errors.Join(os.Remove(path), make()); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, errors.Join(os.Remove(path), make()))
 	}
 	link := func(to string) func(path string) {
 		return func(path string) { replace(path, func() error { return os.Symlink(to, path) }) }
@@ -239,12 +233,8 @@ func TestOpenFileBeside(t *testing.T) {
 	resize := func(by int64) func(path string) {
 		return func(path string) {
 			st, err := os.Stat(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(path, st.Size()+by); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
+			testrig.Must(t, os.Truncate(path, st.Size()+by))
 		}
 	}
 	for _, features := range []uint32{FeatureBeside, FeatureSplit} {
@@ -293,7 +283,7 @@ func TestOpenFileBeside(t *testing.T) {
 						strings.Contains(c.says, "instead") && !damaged || c.name == "missing" && !damaged {
 						t.Errorf("%T: %v", err, err)
 					}
-				case <-time.After(20 * time.Second):
+				case <-time.After(testrig.Patience):
 					t.Fatal("the reader hangs")
 				}
 			})
@@ -322,9 +312,7 @@ func TestOpenWithoutChunks(t *testing.T) {
 	for _, features := range []uint32{FeatureBeside, FeatureSplit} {
 		b := makeByHand(features).encode()
 		p, err := Open(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		n := 0
 		if err := p.Chunks(func(Entry) error { n++; return nil }); err != nil || n < 2 {
 			t.Errorf("features %d: %d chunks, %v", features, n, err)
@@ -346,9 +334,7 @@ func TestManifestAtTheLimits(t *testing.T) {
 	x := NewBootIndex([]Range{{last, 1}})
 	x.AddChunk(Block{Len: PageSize}, 1, true, FilterNone)
 	stored, err := x.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	h.BootPages = 1
 	if x, err = DecodeBootIndex(h, stored); err != nil {
 		t.Fatal(err)

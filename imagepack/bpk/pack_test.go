@@ -18,6 +18,7 @@ import (
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -87,18 +88,19 @@ func testImage(pages, n int) ([]byte, []profiles.Range) {
 // makePack returns the bytes of a pack.
 func makePack(t testing.TB, image []byte, boot []profiles.Range, fs, info string) []byte {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "x.bpk")
-	opts := imagepack.WriteOptions{Boot: boot}
+	return writePack(t, image, fs, info, imagepack.WriteOptions{Boot: boot})
+}
+
+func writePack(t testing.TB, image []byte, fs, info string, opts imagepack.WriteOptions) []byte {
+	t.Helper()
+	path := filepath.Join(testrig.MemoryDir(t), "x.bpk")
 	if info != "" {
 		opts.Info = func(int64) []byte { return []byte(info) }
 	}
 	if _, err := imagepack.Write(context.Background(), path, memImage{bytes.NewReader(image), fs}, opts); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testrig.ReadFile(t, path)
 	return b
 }
 
@@ -141,11 +143,16 @@ func wantDamage(t *testing.T, err error, what string, args ...any) {
 	}
 }
 
-// testPack returns a pack with one of everything and the image in it. The pack is the caller's own.
+// testPack returns a pack with one of everything and the image in it. The pack is the caller's own. With -short its boot
+// zone is one frame, of which there are two else.
 func testPack(t testing.TB) (pack, image []byte) {
 	made.Do(func() {
 		img, boot := testImage(5000, 4300)
-		made.pack, made.image = makePack(t, img, boot, "erofs", `{"tool":"test"}`), img
+		if testing.Short() {
+			img, boot = testImage(1500, 200)
+		}
+		opts := imagepack.WriteOptions{Boot: boot, BootLevel: imagepack.BootFast}
+		made.pack, made.image = writePack(t, img, "erofs", `{"tool":"test"}`, opts), img
 	})
 	return bytes.Clone(made.pack), made.image
 }
@@ -156,14 +163,11 @@ var made struct {
 }
 
 func TestDecode(t *testing.T) {
+	testrig.Slow(t)
 	pack, image := testPack(t)
-	if err := decodeAll(pack, image); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, decodeAll(pack, image))
 	p, err := openBytes(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	codecs, places, shared := map[byte]int{}, map[int64]bool{}, 0
 	if err := p.Chunks(func(e bpk.Entry) error {
 		codecs[e.Codec]++
@@ -194,9 +198,7 @@ func TestDecode(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	pack, image := testPack(t)
 	p, err := openBytes(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	h := p.Header
 	cuts := []int64{0, 1, 7, 8, 9, bpk.HeaderSize - 1, bpk.HeaderSize, bpk.HeaderSize + 1}
 	border := func(b bpk.Block) { cuts = append(cuts, b.PackOff, b.PackOff+1, b.PackOff+b.Len-1, b.PackOff+b.Len) }
@@ -228,11 +230,10 @@ func TestTruncated(t *testing.T) {
 }
 
 func TestFlipped(t *testing.T) {
+	testrig.RareGC(t)
 	pack, image := testPack(t)
 	p, err := openBytes(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	flip := func(at int64, bit int) {
 		b := pack[at]
 		pack[at] ^= 1 << bit
@@ -280,17 +281,13 @@ func TestForeignFiles(t *testing.T) {
 func TestBootChunksStream(t *testing.T) {
 	pack, image := testPack(t)
 	p, err := openBytes(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	frames := map[int][]int{}
 	for i, c := range p.Boot.Chunks {
 		frames[c.Frame] = append(frames[c.Frame], i)
 	}
 	dec, err := bpk.NewBootDecoder()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer dec.Close()
 	r := rand.New(rand.NewPCG(2, 2))
 	var order []int
@@ -329,9 +326,7 @@ func TestBootChunksStream(t *testing.T) {
 	}
 	last := &p.Boot.Chunks[len(frames[0])-1]
 	fresh, err := bpk.NewBootDecoder()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer fresh.Close()
 	if _, err := fresh.Decode(nil, p.Boot, last, pack[last.PackOff:last.PackOff+last.Len]); err == nil {
 		t.Error("a chunk was decoded without those before it")
@@ -341,23 +336,15 @@ func TestBootChunksStream(t *testing.T) {
 func TestExtractFindsAnotherImage(t *testing.T) {
 	pack, _ := testPack(t)
 	h, err := bpk.DecodeHeader(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	h.ImageSHA256[0]++
 	copy(pack, h.Encode())
-	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, err := os.Create(filepath.Join(testrig.MemoryDir(t), "image"))
+	testrig.Must(t, err)
 	defer f.Close()
-	if err := f.Truncate(h.ImageSize); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Truncate(h.ImageSize))
 	p, err := openBytes(pack)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	wantDamage(t, p.Extract(context.Background(), f, f), "another digest of the image")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // checkX86 encodes and decodes the page at several places.
@@ -41,10 +42,7 @@ func TestX86RoundTrip(t *testing.T) {
 		})
 	}
 	t.Run("this program", func(t *testing.T) {
-		exe, err := os.ReadFile("/proc/self/exe")
-		if err != nil {
-			t.Fatal(err)
-		}
+		exe := testrig.ReadFile(t, "/proc/self/exe")
 		for off := int64(0); off+PageSize <= int64(len(exe)); off += PageSize {
 			p := bytes.Clone(exe[off : off+PageSize])
 			EncodeX86(p, off)
