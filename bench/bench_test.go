@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,56 +13,40 @@ import (
 
 	"bootprof/bench/lab"
 	"bootprof/bench/link"
+	"bootprof/internal/testrig"
 )
 
 func TestMain(m *testing.M) {
 	lab.RunStage()
+	testrig.Private()
 	os.Exit(m.Run())
 }
 
 // makeImage makes a squashfs of a root directory that has the host's shell and an init that "boots".
 func makeImage(t *testing.T) string {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root for mounts and namespaces")
-	}
+	testrig.NeedDevices(t, "/dev/net/tun", "/dev/loop-control")
+	testrig.NeedProgram(t, "mksquashfs", "nginx", "curl", "ip")
 	root := t.TempDir()
 	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "etc", "sbin", "bin"} {
-		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	libs, err := exec.Command("ldd", "/bin/sh", "/bin/sleep").Output()
-	if err != nil {
-		t.Skipf("needs a dynamically linked /bin/sh: %v", err)
+		testrig.Must(t, os.Mkdir(filepath.Join(root, d), 0o755))
 	}
 	files := []string{"/bin/sh", "/bin/sleep"}
-	for word := range strings.FieldsSeq(string(libs)) {
+	for word := range strings.FieldsSeq(testrig.Run(t, "ldd", "/bin/sh", "/bin/sleep")) {
 		if strings.HasPrefix(word, "/") && !strings.HasSuffix(word, ":") {
 			files = append(files, word)
 		}
 	}
 	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
 		to := filepath.Join(root, f)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(to, b, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, to, testrig.ReadFile(t, f))
+		testrig.Must(t, os.Chmod(to, 0o755))
 	}
-	init := "#!/bin/sh\necho booted >/run/bench-booted\nsleep 1000\n"
-	if err := os.WriteFile(filepath.Join(root, "sbin/init"), []byte(init), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	init := filepath.Join(root, "sbin/init")
+	testrig.WriteFile(t, init, "#!/bin/sh\necho booted >/run/bench-booted\nsleep 1000\n")
+	testrig.Must(t, os.Chmod(init, 0o755))
 	image := filepath.Join(t.TempDir(), "image.sqfs")
-	if out, err := exec.Command("mksquashfs", root, image, "-comp", "zstd", "-quiet", "-no-progress").CombinedOutput(); err != nil {
-		t.Skipf("needs mksquashfs with zstd: %v %s", err, out)
-	}
+	testrig.Run(t, "mksquashfs", root, image, "-comp", "zstd", "-quiet", "-no-progress")
 	return image
 }
 
@@ -85,13 +68,12 @@ esac
 func writeStandIn(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bootprof")
-	if err := os.WriteFile(path, []byte(standIn), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.WriteFile(path, []byte(standIn), 0o755))
 	return path
 }
 
 func TestMeasure(t *testing.T) {
+	testrig.Slow(t)
 	image := makeImage(t)
 	info, err := os.Stat(image)
 	if err != nil {
@@ -100,7 +82,7 @@ func TestMeasure(t *testing.T) {
 	c := Config{
 		Link:   link.Params{Bits: 100e6, RTT: 4 * time.Millisecond},
 		Rounds: 2,
-		Lab:    lab.Options{Init: "/sbin/init", Timeout: 20 * time.Second},
+		Lab:    lab.Options{Init: "/sbin/init", Timeout: testrig.Patience},
 		Ways:   []Way{Local("local", image), FetchAll("fetch-all", image), Mounted("bootprof", writeStandIn(t), image)},
 	}
 	results, err := Measure(context.Background(), c)
@@ -187,7 +169,7 @@ func TestLeftoversAreErrors(t *testing.T) {
 		err = daemon.Kill()
 	}
 	if err == nil {
-		err = awaitEnd(r.client.pidfd, 5*time.Second)
+		err = awaitEnd(r.client.pidfd, testrig.Patience)
 	}
 	if err != nil {
 		t.Error(err)
@@ -204,18 +186,17 @@ func ownTemp(t *testing.T) string {
 
 func noMountBelow(t *testing.T, dir string) {
 	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || bytes.Contains(b, []byte(" "+dir)) {
-		t.Errorf("a mount below %s is left, %v:\n%s", dir, err, b)
+	for _, m := range testrig.Mounts() {
+		if strings.HasPrefix(m.Path, dir) {
+			t.Errorf("a mount below %s is left: %+v", dir, m)
+		}
 	}
 }
 
 func TestOpenFails(t *testing.T) {
 	image, temp := makeImage(t), ownTemp(t)
 	notImage := filepath.Join(t.TempDir(), "text")
-	if err := os.WriteFile(notImage, bytes.Repeat([]byte("no file system\n"), 1000), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, notImage, strings.Repeat("no file system\n", 1000))
 	for _, w := range []Way{
 		Local("local", notImage),
 		FetchAll("fetch-all", notImage),

@@ -9,6 +9,7 @@ import (
 
 	"bootprof/bench/link"
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // A damaged copy differs where its Lie says, and neither in size nor in date.
@@ -18,23 +19,14 @@ func TestLies(t *testing.T) {
 		BootIndex: bpk.Block{PackOff: bpk.HeaderSize, Len: 100}, BodyRoot: bpk.Block{PackOff: zone + zoneLen, Len: 100}, BodyDepth: 1}
 	pack := append(head.Encode(), make([]byte, size-bpk.HeaderSize)...)
 	path := filepath.Join(t.TempDir(), "p.bpk")
-	if err := os.WriteFile(path, pack, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, pack)
 	date := time.Unix(1_600_000_000, 0)
-	if err := os.Chtimes(path, date, date); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.Chtimes(path, date, date))
 	for lie, want := range map[Lie]struct{ first, bytes int }{LieAll: {0, 40}, LieZone: {zone, 10}, LieOnce: {zone + zoneLen/2, 1}} {
 		root := filepath.Join(t.TempDir(), "www")
-		if err := lyingDir(root, Way{Served: path}, lie); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, lyingDir(root, Way{Served: path}, lie))
 		made := filepath.Join(root, "p.bpk")
-		b, err := os.ReadFile(made)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testrig.ReadFile(t, made)
 		if info, err := os.Stat(made); err != nil || len(b) != size || !info.ModTime().Equal(date) {
 			t.Fatalf("%s: %d bytes of %v, %v; want %d of %v", lie, len(b), info.ModTime(), err, size, date)
 		}
@@ -54,9 +46,7 @@ func TestLies(t *testing.T) {
 	if err := LieZone.damage(path, filepath.Join(t.TempDir(), "absent", "p.bpk")); err == nil {
 		t.Error("a copy in no directory: no error")
 	}
-	if err := os.WriteFile(path, bytes.Repeat([]byte{1}, 8192), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, bytes.Repeat([]byte{1}, 8192))
 	if err := LieZone.damage(path, filepath.Join(t.TempDir(), "p.bpk")); err == nil {
 		t.Error("no pack: no error")
 	}
@@ -66,20 +56,13 @@ func TestLies(t *testing.T) {
 func TestLyingChunks(t *testing.T) {
 	dir := t.TempDir()
 	index, store := filepath.Join(dir, "image.caibx"), filepath.Join(dir, "image.castr")
-	if err := os.MkdirAll(filepath.Join(store, "ab"), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	chunk := make([]byte, 1000)
 	for _, name := range []string{index, filepath.Join(store, "ab", "abc.cacnk")} {
-		if err := os.WriteFile(name, chunk, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, name, chunk)
 	}
 	way := Way{Served: index, Beside: []string{store}}
 	root := filepath.Join(t.TempDir(), "www")
-	if err := lyingDir(root, way, LieZone); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, lyingDir(root, way, LieZone))
 	for name, want := range map[string]int{"image.caibx": 0, "image.castr/ab/abc.cacnk": 1} {
 		b, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil || len(b) != len(chunk) {

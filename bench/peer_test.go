@@ -11,30 +11,34 @@ import (
 
 	"bootprof/bench/lab"
 	"bootprof/bench/link"
+	"bootprof/internal/testrig"
 )
 
 // standInPeer is a peer of a few lines: it fetches the image, in two programs of which one waits for the other, and keeps count
-// of its boots in its cache.
+// of its boots in its cache. The last one ends with its mount, the first one by SIGTERM.
 func standInPeer(name, image string) Peer {
+	const serve = `set -e
+test -s "$WORK/first"; echo boot >>"$CACHE/boots"; wc -l <"$CACHE/boots" >"$WORK/boots"
+mount -t tmpfs tmpfs "$DIR"; curl -sS -o "$DIR/.part" "$URL"; mv "$DIR/.part" "$DIR/$NAME"
+while mountpoint -q "$DIR"; do sleep 0.01; done`
 	return Peer{
 		Name: name, Served: image, Warm: []string{"curl"},
 		Commands: func(m PeerMount) []PeerCommand {
-			first, cache := filepath.Join(m.Work, "first"), filepath.Join(m.Cache, "boots")
+			first := filepath.Join(m.Work, "first")
 			return []PeerCommand{
-				{Args: []string{"sh", "-c", "echo there >" + first + "; exec sleep 1000"}, Await: first},
-				{Args: []string{"sh", "-c", "test -s " + first + " && echo boot >>" + cache + " && curl -sS -o " + m.Work + "/image " + m.Bases[0] + "/" + m.Name +
-					" && wc -l <" + cache + " >" + m.Work + "/boots && mv " + m.Work + "/image " + filepath.Join(m.Dir, m.Name) + "; exec sleep 1000"}},
+				{Args: []string{"sh", "-c", `echo there >"$0"; exec sleep 1000`, first}, Await: first},
+				{Args: []string{"sh", "-c", serve}, Env: []string{"URL=" + m.Bases[0] + "/" + m.Name,
+					"DIR=" + m.Dir, "WORK=" + m.Work, "CACHE=" + m.Cache, "NAME=" + m.Name}},
 			}
 		},
 	}
 }
 
 func TestPeerWay(t *testing.T) {
+	testrig.Slow(t)
 	image, temp := makeImage(t), ownTemp(t)
 	info, err := os.Stat(image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	filled := standInPeer("filled", image).Way()
 	fill := standInPeer("filled", image).Way()
 	filled.Fill = &fill
@@ -53,7 +57,7 @@ func TestPeerWay(t *testing.T) {
 	var said bytes.Buffer
 	results, err := Measure(context.Background(), Config{
 		Link: link.Params{Bits: 100e6, RTT: 4 * time.Millisecond}, Rounds: 3, Tolerant: true, Progress: &said,
-		Lab:  lab.Options{Init: "/sbin/init", Timeout: 20 * time.Second},
+		Lab:  lab.Options{Init: "/sbin/init", Timeout: testrig.Patience},
 		Ways: []Way{Local("local", image), standInPeer("peer", image).Way(), filled, bad.Way()},
 	})
 	if err != nil {

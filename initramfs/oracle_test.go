@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"bootprof/bench/serve"
+	"bootprof/internal/testrig"
 )
 
 // listCommand prints the digest of a list of all files below the current directory: of regular files what they hold, of all
@@ -33,9 +34,7 @@ const listCommand = `{ find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha2
 func treeDigest(t *testing.T, path string) (digest string, files int, size int64) {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
 	var names, infos []string
 	sums, headers := map[string]string{}, map[string]*tar.Header{}
@@ -46,9 +45,7 @@ func treeDigest(t *testing.T, path string) (digest string, files int, size int64
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		name := "./" + strings.TrimPrefix(h.Name, "./")
 		switch h.Typeflag {
 		case tar.TypeDir:
@@ -56,9 +53,7 @@ func treeDigest(t *testing.T, path string) (digest string, files int, size int64
 		case tar.TypeReg:
 			sum := sha256.New()
 			n, err := io.Copy(sum, r)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			files, size = files+1, size+n
 			sums[name] = hex.EncodeToString(sum.Sum(nil))
 		case tar.TypeLink:
@@ -100,16 +95,12 @@ func authority(t *testing.T, ip string) (string, *serve.TLS) {
 	dir := t.TempDir()
 	write := func(name, kind string, der []byte) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 		return path
 	}
 	key := func() *ecdsa.PrivateKey {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		return k
 	}
 	caKey, srvKey := key(), key()
@@ -119,26 +110,11 @@ func authority(t *testing.T, ip string) (string, *serve.TLS) {
 		IPAddresses: []net.IP{net.ParseIP(ip)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	sign := func(c *x509.Certificate, pub *ecdsa.PrivateKey) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, c, ca, &pub.PublicKey, caKey)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		return der
 	}
 	srvDER, err := x509.MarshalPKCS8PrivateKey(srvKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return write("ca.pem", "CERTIFICATE", sign(ca, caKey)), &serve.TLS{
 		CertFile: write("server.pem", "CERTIFICATE", sign(srv, srvKey)), KeyFile: write("server.key", "PRIVATE KEY", srvDER)}
-}
-
-// freePort returns a port of the loopback interface that nobody listens on.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

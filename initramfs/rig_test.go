@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,14 +15,22 @@ import (
 	"time"
 
 	"bootprof/bench/serve"
+	"bootprof/internal/testrig"
 	"bootprof/recorder/vm"
 )
 
 // imagesEnv names the directory that scripts/make-vm-images.sh filled; `make test-vm` sets it.
 const imagesEnv = "BOOTPROF_VM_IMAGES"
 
-// loginWait is how long an emulated machine may take to its login, on a machine with other work to do.
-const loginWait = 8 * time.Minute
+const (
+	// loginWait is how long an emulated machine may take to its login, on a machine with other work to do.
+	loginWait = 8 * time.Minute
+
+	// endWait is how long it may take from the command to its end. A process that hangs costs the 90 s of
+	// systemd's time-out; that is seen by what the console says (hung), not by the time, which depends on
+	// what else the host does.
+	endWait = 8 * time.Minute
+)
 
 var (
 	login    = regexp.MustCompile(`login: `)
@@ -31,19 +38,25 @@ var (
 	rootLine = regexp.MustCompile(`bootprof: (.*) is (.*), mounted ([0-9.]+) s after the network was up`)
 	ioErrors = regexp.MustCompile(`(?i)I/O error|erofs.*(error|failed)|squashfs error|Buffer I/O`)
 	outage   = regexp.MustCompile(`bootprof: network fault, readers wait`)
+
+	// hung is what systemd prints about a process that does not end: of a unit that is stopped, for which it
+	// waits 90 s, and at the end of all that are left.
+	hung = regexp.MustCompile(`.*(timed out\. Killing|Sending SIGKILL to PID [0-9]|A stop job .*\(1min 2[0-9]s / 1min 30s\)).*`)
 )
 
-// image returns the path of a file that make-vm-images.sh made.
+// image returns the path of a file that make-vm-images.sh made. All tests that boot machines begin with
+// it: they run in a step of their own, scripts/test-vm.sh, which makes these files first and names their
+// directory.
 func image(t *testing.T, name string) string {
 	t.Helper()
+	testrig.Slow(t)
 	dir := os.Getenv(imagesEnv)
 	if dir == "" {
-		t.Skipf("boots machines whose images %s makes: run make test-vm", "scripts/make-vm-images.sh")
+		testrig.Elsewhere(t, "scripts/test-vm.sh makes the images of these machines and boots them")
 	}
 	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatal(err)
-	}
+	_, err := os.Stat(path)
+	testrig.Must(t, err)
 	return path
 }
 
@@ -58,7 +71,7 @@ type site struct {
 
 func newSite(t *testing.T, root string, tls *serve.TLS) *site {
 	t.Helper()
-	s := &site{t: t, root: root, port: freePort(t), tls: tls}
+	s := &site{t: t, root: root, port: testrig.FreePort(t), tls: tls}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -67,9 +80,7 @@ func newSite(t *testing.T, root string, tls *serve.TLS) *site {
 func (s *site) start() {
 	s.t.Helper()
 	srv, err := serve.Start(serve.Options{Root: s.root, Addr: "127.0.0.1", Port: s.port, TLS: s.tls})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	testrig.Must(s.t, err)
 	s.srv = srv
 }
 
@@ -87,9 +98,7 @@ func (s *site) stop() {
 func (s *site) once() {
 	s.t.Helper()
 	all, err := s.srv.Requests(time.Time{}, time.Time{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	testrig.Must(s.t, err)
 	slices.SortFunc(all, func(a, b serve.Request) int { return cmp.Compare(rangeStart(a.Range), rangeStart(b.Range)) })
 	var sent, twice, end int64
 	for _, r := range all {
@@ -128,12 +137,13 @@ type machine struct {
 	*vm.VM
 	t   *testing.T
 	ctx context.Context
+	up  int64 // where the console was at the login
 }
 
 // boot starts a guest; words are its kernel's command line besides o.Append, which has the consoles if it is not set.
 func boot(t *testing.T, o vm.Options, words ...string) *machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*loginWait)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*loginWait)
 	t.Cleanup(cancel)
 	if o.Kernel == "" {
 		o.Kernel = image(t, "vmlinuz")
@@ -144,9 +154,7 @@ func boot(t *testing.T, o vm.Options, words ...string) *machine {
 	o.Append = strings.Join(append([]string{o.Append}, words...), " ")
 	o.ConsoleLog = consoleLog(t)
 	v, err := vm.Start(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
 			t.Error(err)
@@ -156,15 +164,13 @@ func boot(t *testing.T, o vm.Options, words ...string) *machine {
 		}
 	})
 	t.Logf("%s; machine: %v", o.Append, v.Accel())
-	return &machine{v, t, ctx}
+	return &machine{VM: v, t: t, ctx: ctx}
 }
 
 // consoleLog is the path of a log that stays if the test fails: beside the images.
 func consoleLog(t *testing.T) string {
 	dir := filepath.Join(filepath.Dir(image(t, "vmlinuz")), "consoles")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.MkdirAll(dir, 0o755))
 	name := strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
 	for i := 1; ; i++ {
 		path := filepath.Join(dir, fmt.Sprintf("%s.%d.log", name, i))
@@ -185,9 +191,7 @@ func (m *machine) wait(re *regexp.Regexp, from int64, limit time.Duration) int64
 	ctx, cancel := context.WithTimeout(m.ctx, limit)
 	defer cancel()
 	end, err := m.WaitConsole(ctx, re, from)
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	testrig.Must(m.t, err)
 	return end
 }
 
@@ -195,7 +199,7 @@ func (m *machine) wait(re *regexp.Regexp, from int64, limit time.Duration) int64
 func (m *machine) booted() {
 	m.t.Helper()
 	began := time.Now()
-	m.wait(login, 0, loginWait)
+	m.up = m.wait(login, 0, loginWait)
 	took := time.Since(began)
 	if line := rootLine.FindStringSubmatch(m.Console()); line != nil {
 		m.t.Logf("login after %.0f s; root mounted %s s after the network was up", took.Seconds(), line[3])
@@ -211,9 +215,7 @@ func (m *machine) sh(format string, args ...any) string {
 	ctx, cancel := context.WithTimeout(m.ctx, 6*time.Minute)
 	defer cancel()
 	out, code, err := m.Shell(ctx, command)
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	testrig.Must(m.t, err)
 	if code != 0 {
 		m.t.Fatalf("%s: exit code %d: %s", command, code, out)
 	}
@@ -244,9 +246,7 @@ func (m *machine) client() int {
 	for line := range strings.SplitSeq(m.sh("cat /proc/[0-9]*/stat"), "\n") {
 		if pid, after, ok := strings.Cut(line, " ("); ok && (strings.HasPrefix(after, "bootprof-mount)") || strings.HasPrefix(after, "httpfs)")) {
 			n, err := strconv.Atoi(pid)
-			if err != nil {
-				m.t.Fatal(err)
-			}
+			testrig.Must(m.t, err)
 			return n
 		}
 	}
@@ -254,28 +254,18 @@ func (m *machine) client() int {
 	return 0
 }
 
-// ends waits for the machine to end by itself.
-func (m *machine) ends(want vm.End, limit time.Duration) time.Duration {
+// ends waits for the machine to end by itself, without a process that had to be killed, and reports how long it took.
+func (m *machine) ends(want vm.End) {
 	m.t.Helper()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(m.ctx, limit)
+	ctx, cancel := context.WithTimeout(m.ctx, endWait)
 	defer cancel()
 	got, err := m.Wait(ctx)
 	if err != nil || got != want {
-		m.t.Fatalf("the machine: %q, %v; want %q within %v", got, err, want, limit)
+		m.t.Fatalf("the machine: %q, %v; want %q within %v", got, err, want, endWait)
 	}
-	return time.Since(began)
-}
-
-// run runs a program of the host and returns what it wrote to stdout.
-func run(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, stderr.String())
+	if line := hung.FindString(m.Console()[m.up:]); line != "" {
+		m.t.Errorf("a process did not end: %q", line)
 	}
-	return strings.TrimRight(string(out), "\n")
+	m.t.Logf("%s after %.0f s", got, time.Since(began).Seconds())
 }

@@ -1,12 +1,13 @@
 package initramfs_test
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // shells run boot.sh as an initramfs does: dash is that of initramfs-tools and dracut, busybox that of mkinitcpio.
@@ -15,11 +16,10 @@ var shells = [][]string{{"dash"}, {"busybox", "ash"}}
 // inShell runs a script in a mount namespace of its own, where /run and /proc/cmdline are its own, too.
 func inShell(t *testing.T, shell []string, cmdline, script string) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mount namespaces want root")
-	}
+	testrig.NeedRoot(t)
+	testrig.NeedProgram(t, shell[0], "unshare")
 	file := filepath.Join(t.TempDir(), "cmdline")
-	writeFile(t, file, cmdline+"\n")
+	testrig.WriteFile(t, file, cmdline+"\n")
 	const stage = `mount -t tmpfs tmpfs /run && mount --bind "$1" /proc/cmdline && shift && exec "$@"`
 	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", stage, "sh", file}, append(shell, "-c", script)...)...)
 	out, err := cmd.CombinedOutput()
@@ -66,14 +66,7 @@ func TestParameters(t *testing.T) {
 
 // Every parameter of the client's is a flag of it, and every parameter is in the manual.
 func TestParametersAreDocumented(t *testing.T) {
-	script, err := os.ReadFile("boot.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	manual, err := os.ReadFile("../docs/boot.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	script, manual := testrig.ReadFile(t, "boot.sh"), testrig.ReadFile(t, "../docs/boot.md")
 	help, _ := exec.Command("go", "run", "../cmd/bootprof-mount", "-h").CombinedOutput()
 	own := map[string]bool{"overlay": true, "debug": true, "network-timeout": true}
 	n := 0
@@ -189,6 +182,7 @@ run_hook; echo "handler: $mount_handler, root: $root"
 }
 
 func TestShellcheck(t *testing.T) {
+	testrig.NeedProgram(t, "shellcheck")
 	for _, c := range []struct {
 		shell string
 		files []string

@@ -2,11 +2,12 @@ package recorder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,23 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
 const page = profiles.PageSize
-
-// needRig skips where nothing can be mounted.
-func needRig(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("recording needs root")
-	}
-	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
-		if _, err := os.Stat(dev); err != nil {
-			t.Skipf("recording needs %s: %v", dev, err)
-		}
-	}
-}
 
 func random(seed byte, n int) []byte {
 	b := make([]byte, n)
@@ -41,36 +30,28 @@ func random(seed byte, n int) []byte {
 // openImage opens an image file; its SHA-256 is computed here, apart from the recorder.
 func openImage(t *testing.T, path string) (Options, []byte) {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Options{Image: f, Size: int64(len(b))}, b
+	f, size := testrig.OpenFile(t, path)
+	return Options{Image: f, Size: size}, testrig.ReadFile(t, path)
 }
 
 func randomImage(t *testing.T, size int) (Options, []byte) {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(p, random(1, size), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, p, random(1, size))
 	return openImage(t, p)
 }
 
-// record runs Record in a directory of its own and fails the test if anything is left behind.
+// record runs Record in a directory of its own and fails the test if anything is left behind. The command
+// has all the time it needs to end, unless o.Grace says otherwise.
 func record(t *testing.T, ctx context.Context, o Options) (*profiles.Run, error) {
 	t.Helper()
-	needRig(t)
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	testrig.NeedMounts(t)
+	ctx, cancel := context.WithTimeout(ctx, testrig.Patience)
 	defer cancel()
 	if o.TempDir == "" {
 		o.TempDir = t.TempDir()
 	}
+	o.Grace = cmp.Or(o.Grace, testrig.Patience)
 	run, err := Record(ctx, o)
 	assertNothingLeft(t, o.TempDir)
 	if run != nil {
@@ -81,17 +62,34 @@ func record(t *testing.T, ctx context.Context, o Options) (*profiles.Run, error)
 	return run, err
 }
 
+// recordUntilTime records until o.Duration is over. On a busy machine that time may end before anything
+// was read; then it is doubled.
+func recordUntilTime(t *testing.T, ctx context.Context, o Options) (*profiles.Run, error) {
+	t.Helper()
+	for {
+		run, err := record(t, ctx, o)
+		if !errors.Is(err, ErrNothingRead) || o.Duration == 0 || o.Duration > testrig.Patience {
+			if run != nil && time.Duration(run.Header.Duration) < o.Duration {
+				t.Errorf("lasted %v, less than %v", time.Duration(run.Header.Duration), o.Duration)
+			}
+			return run, err
+		}
+		o.Duration *= 2
+	}
+}
+
 func assertNothingLeft(t *testing.T, tempDir string) {
 	t.Helper()
 	if ents, err := os.ReadDir(tempDir); err != nil || len(ents) > 0 {
 		t.Errorf("left in the temporary directory: %v, %v", ents, err)
 	}
-	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(b), tempDir) {
-		t.Errorf("left mounted:\n%s%v", b, err)
+	for _, m := range testrig.Mounts() {
+		if strings.HasPrefix(m.Path, tempDir) {
+			t.Errorf("left mounted: %+v", m)
+		}
 	}
-	out, err := exec.Command("losetup", "-a").Output()
-	if err != nil || strings.Contains(string(out), tempDir) {
-		t.Errorf("left attached:\n%s%v", out, err)
+	if out := testrig.Run(t, "losetup", "-a"); strings.Contains(out, tempDir) {
+		t.Errorf("left attached:\n%s", out)
 	}
 	// A process of the command would have the directory's name among its words.
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -29,29 +29,17 @@ type madeFS struct {
 // makeFS makes an image with the file system's own program. {src} and {img} are replaced in its command.
 func makeFS(t *testing.T, command ...string) madeFS {
 	t.Helper()
-	if _, err := exec.LookPath(command[0]); err != nil {
-		t.Skipf("%s is not installed", command[0])
-	}
 	dir := t.TempDir()
 	src, img := filepath.Join(dir, "src"), filepath.Join(dir, "img")
 	content := map[string][]byte{"a": random(2, 20*page), "sub/b": random(3, 30*page), "sub/c": random(4, 100*page)}
-	if err := os.MkdirAll(filepath.Join(src, "sub"), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	for name, b := range content {
-		if err := os.WriteFile(filepath.Join(src, name), b, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, filepath.Join(src, name), b)
 	}
-	if prog, err := os.ReadFile("/bin/true"); err != nil || os.WriteFile(filepath.Join(src, "true"), prog, 0o755) != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.WriteFile(filepath.Join(src, "true"), testrig.ReadFile(t, "/bin/true"), 0o755))
 	for i, w := range command {
 		command[i] = strings.NewReplacer("{src}", src, "{img}", img).Replace(w)
 	}
-	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", command, err, out)
-	}
+	testrig.Run(t, command[0], command[1:]...)
 	fs := madeFS{}
 	fs.Options, fs.image = openImage(t, img)
 	fs.a, fs.b, fs.c = pagesOf(t, fs.image, content["a"]), pagesOf(t, fs.image, content["sub/b"]), pagesOf(t, fs.image, content["sub/c"])
@@ -63,7 +51,7 @@ func makeErofs(t *testing.T) madeFS { return makeFS(t, "mkfs.erofs", "{img}", "{
 // TestMounted reads one file of a kernel mount: all its pages are touched, and of the others only what shares a
 // page with it.
 func TestMounted(t *testing.T) {
-	needRig(t)
+	testrig.NeedMounts(t)
 	for _, c := range []struct {
 		fs  string
 		cmd []string
@@ -135,6 +123,7 @@ func TestOwnLoop(t *testing.T) {
 
 // TestLeftMounts: mounts and loop devices that the command leaves go with the recording.
 func TestLeftMounts(t *testing.T) {
+	testrig.Slow(t)
 	for name, script := range map[string]string{
 		"mount of its own loop":       `mount -t erofs -o loop,ro $1 $4 && cat $4/a`,
 		"its own loop":                `losetup -f -r $1 && head -c 1 $1`,
@@ -162,11 +151,13 @@ func TestLeftMounts(t *testing.T) {
 	}
 }
 
-// TestMain is also the program of TestErofsOnFile: mount(8) attaches a loop device for every file.
+// TestMain runs the tests in a mount namespace of their own. It is also the program of TestErofsOnFile:
+// mount(8) attaches a loop device for every file.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 5 && os.Args[1] == "mount-erofs" {
 		os.Exit(mountErofs(os.Args[2], os.Args[3], os.Args[4]))
 	}
+	testrig.Private()
 	os.Exit(m.Run())
 }
 
@@ -193,7 +184,7 @@ func TestErofsOnFile(t *testing.T) {
 	run, err := record(t, t.Context(), fs.Options)
 	var ce *CommandError
 	if errors.As(err, &ce) && ce.Code == 32 {
-		t.Skipf("this kernel mounts no EROFS from a file: %s", errOut.String())
+		testrig.KernelLacks(t, "mounts of EROFS from a file (Linux 6.12): %s", errOut.String())
 	}
 	if err != nil {
 		t.Fatal(err, errOut.String())

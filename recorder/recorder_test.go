@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 // sh is a command that runs a script whose $1, $2, $3 are the placeholders asked for.
@@ -82,19 +83,12 @@ func TestHeader(t *testing.T) {
 	before := time.Now()
 	run := mustRecord(t, o)
 	h := run.Header
-	kernel, err := exec.Command("uname", "-r").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	arch, err := exec.Command("uname", "-m").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kernel, arch := testrig.Run(t, "uname", "-r"), testrig.Run(t, "uname", "-m")
 	if h.ImageSHA256 != sum(image) || h.ImageSize != 1<<20 || h.Method != "fuse-direct" || h.Readahead != 0 ||
-		h.Kernel != strings.TrimSpace(string(kernel)) || !h.Coarse || h.Filesystem != "" || len(h.Command) != 2 || h.Command[1] != "{}" {
+		h.Kernel != strings.TrimSpace(kernel) || !h.Coarse || h.Filesystem != "" || len(h.Command) != 2 || h.Command[1] != "{}" {
 		t.Errorf("header %+v", h)
 	}
-	if want := fmt.Sprintf("%s, %d cpus, ", bytes.TrimSpace(arch), runtime.NumCPU()); !strings.HasPrefix(h.Machine, want) {
+	if want := fmt.Sprintf("%s, %d cpus, ", strings.TrimSpace(arch), runtime.NumCPU()); !strings.HasPrefix(h.Machine, want) {
 		t.Errorf("machine %q, want %q...", h.Machine, want)
 	}
 	if h.RecordedAt < before.Unix() || h.Duration <= 0 || h.Duration > int64(time.Since(before)) {
@@ -126,7 +120,7 @@ func TestChildFds(t *testing.T) {
 
 // TestAtOnce records two images at the same time.
 func TestAtOnce(t *testing.T) {
-	needRig(t)
+	testrig.NeedMounts(t)
 	var wg sync.WaitGroup
 	for i := range 3 {
 		o, _ := randomImage(t, 2<<20)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // readAt reads one page of the recording image.
@@ -21,7 +23,7 @@ func readAt(s Session, page int64) error {
 }
 
 func TestRun(t *testing.T) {
-	needRig(t)
+	testrig.NeedMounts(t)
 	o, _ := randomImage(t, 1<<20)
 	o.Command = []string{"machine", "vmlinuz"}
 	o.Machine = Machine{Kernel: "6.1.0-guest", Class: "x86_64, 2 cpus, 1 GiB", Readahead: 4096, TimeScaled: true}
@@ -45,7 +47,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunEnds(t *testing.T) {
-	needRig(t)
+	testrig.NeedMounts(t)
 	broken := errors.New("broken")
 	for _, tt := range []struct {
 		name     string
@@ -84,7 +86,7 @@ func TestRunEnds(t *testing.T) {
 				}
 				return tt.run(ctx, s)
 			}
-			run, err := record(t, ctx, o)
+			run, err := recordUntilTime(t, ctx, o)
 			if !errors.Is(err, tt.want) || run == nil || run.Header.End != tt.end {
 				t.Fatalf("got %v, want %v; run %+v", err, tt.want, run)
 			}

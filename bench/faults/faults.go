@@ -29,13 +29,14 @@ type Fault struct {
 	// Corrupt makes the first server's files wrong.
 	Corrupt bool
 	// begin and end are called with the reader under way; nil for a fault that is there from the start.
-	begin, end func(l *link.Link, s *serve.Server) error
-	length     time.Duration
+	begin, end    func(l *link.Link, s *serve.Server) error
+	length        time.Duration
+	before, after time.Duration // how long the reader reads before the fault and, at most, after it
 }
 
 // All lists the faults.
 func All() []Fault {
-	return []Fault{
+	all := []Fault{
 		{
 			Name: "8 s outage", What: "all packets are lost for 8 s", length: 8 * time.Second,
 			begin: func(l *link.Link, _ *serve.Server) error { l.SetDown(true); return nil },
@@ -56,6 +57,10 @@ func All() []Fault {
 			Corrupt: true, length: 5 * time.Second,
 		},
 	}
+	for i := range all {
+		all[i].before, all[i].after = underWay, afterwards
+	}
+	return all
 }
 
 // An Outcome is what the reader saw.
@@ -139,13 +144,13 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 	defer b.Close()
 	// happen makes the fault, and returns when it was over and what the fault itself had to say.
 	happen := func() (over time.Time, said string) {
-		pause(ctx, underWay)
+		pause(ctx, f.before, nil)
 		if f.begin != nil {
 			if err := f.begin(b.Run.Link, b.Servers[0]); err != nil {
 				said = err.Error()
 			}
 		}
-		pause(ctx, f.length)
+		pause(ctx, f.length, nil)
 		over = time.Now()
 		if f.end != nil {
 			if err := f.end(b.Run.Link, b.Servers[0]); err != nil {
@@ -155,7 +160,7 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 		return over, said
 	}
 	if src.Whole {
-		return tryWhole(ctx, src, b, truth, happen, o)
+		return tryWhole(ctx, src, b, truth, f.after, happen, o)
 	}
 	image, err := src.Start(ctx, b)
 	if err != nil {
@@ -170,7 +175,7 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 		return src.Stop(b)
 	}
 	over, said := happen()
-	pause(ctx, afterwards)
+	pause(ctx, f.after, r.done)
 	hung := r.end(over)
 	*o = r.outcome(over, f.begin != nil)
 	o.Client, o.Hung = said, hung
@@ -186,8 +191,9 @@ func try(ctx context.Context, src bench.Source, p link.Params, f Fault, o *Outco
 // wholeTimeout is how long a download may take with the fault in it.
 const wholeTimeout = 2 * time.Minute
 
-// tryWhole makes the fault while the client downloads the image, and then reads it.
-func tryWhole(ctx context.Context, src bench.Source, b *bench.Bed, truth string, happen func() (time.Time, string), o *Outcome) error {
+// tryWhole makes the fault while the client downloads the image, and then reads it, for the time after or to its end.
+func tryWhole(ctx context.Context, src bench.Source, b *bench.Bed, truth string, after time.Duration,
+	happen func() (time.Time, string), o *Outcome) error {
 	var said string
 	happened := make(chan struct{})
 	go func() {
@@ -208,7 +214,7 @@ func tryWhole(ctx context.Context, src bench.Source, b *bench.Bed, truth string,
 		o.Client = bench.OneLine(err, 60, 120)
 		return src.Stop(b)
 	}
-	pause(ctx, afterwards)
+	pause(ctx, after, r.done)
 	hung := r.end(time.Now())
 	*o = r.outcome(time.Time{}, false)
 	o.Client, o.Hung = said, hung
@@ -216,9 +222,11 @@ func tryWhole(ctx context.Context, src bench.Source, b *bench.Bed, truth string,
 	return src.Stop(b)
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits, unless ctx ends or done is closed; done may be nil.
+func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
 	select {
 	case <-ctx.Done():
+	case <-done:
 	case <-time.After(d):
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // TestAddClients lets clients behind the link ask the server for their own address, and for enough bytes to see that they share
@@ -52,11 +54,11 @@ func TestAddClients(t *testing.T) {
 		go func() {
 			var conn net.Conn
 			err := c.Do(func() (err error) {
-				conn, err = net.DialTimeout("tcp4", listener.Addr().String(), 5*time.Second)
+				conn, err = net.DialTimeout("tcp4", listener.Addr().String(), testrig.Patience)
 				return err
 			})
 			if err == nil {
-				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = conn.SetDeadline(time.Now().Add(testrig.Patience))
 				var got int64
 				if got, err = io.Copy(io.Discard, conn); err == nil && got != size {
 					err = io.ErrUnexpectedEOF

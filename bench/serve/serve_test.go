@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -8,17 +9,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
-func TestStats(t *testing.T) {
+// needNginx looks where Start does.
+func needNginx(t *testing.T) {
+	t.Helper()
 	if _, err := findNginx(); err != nil {
-		t.Skip(err)
+		testrig.Missing(t, "%v", err)
 	}
+}
+
+func TestStats(t *testing.T) {
+	needNginx(t)
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "image"), make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Start(Options{Root: root, Addr: "127.0.0.1", Port: 18473})
+	testrig.WriteFile(t, filepath.Join(root, "image"), make([]byte, 1<<20))
+	s, err := Start(Options{Root: root, Addr: "127.0.0.1", Port: testrig.FreePort(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,26 +90,18 @@ func TestStats(t *testing.T) {
 // awaitRequests waits until the log has n lines: nginx writes a line after the client has its answer.
 func awaitRequests(t *testing.T, s *Server, n int) []Request {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for {
-		all, err := s.Requests(time.Time{}, time.Time{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(all) >= n {
-			return all
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d requests in the log, want %d", len(all), n)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	var all []Request
+	testrig.Eventually(t, fmt.Sprintf("%d requests in the log", n), func() bool {
+		var err error
+		all, err = s.Requests(time.Time{}, time.Time{})
+		testrig.Must(t, err)
+		return len(all) >= n
+	})
+	return all
 }
 
 func TestStartFails(t *testing.T) {
-	if _, err := findNginx(); err != nil {
-		t.Skip(err)
-	}
+	needNginx(t)
 	_, err := Start(Options{Root: t.TempDir(), Addr: "203.0.113.7", Port: 18474, Probe: func() error { return os.ErrClosed }})
 	if err == nil || !strings.Contains(err.Error(), "203.0.113.7:18474") {
 		t.Errorf("error %v, want one with the address", err)
@@ -130,20 +129,20 @@ func FuzzParseLine(f *testing.F) {
 
 // TestFreezeKillRestart looks at a server that is frozen, then killed, from a client's side.
 func TestFreezeKillRestart(t *testing.T) {
-	if _, err := findNginx(); err != nil {
-		t.Skip(err)
-	}
+	needNginx(t)
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "f"), []byte("content"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Start(Options{Root: root, Addr: "127.0.0.1", Port: 18475})
+	testrig.WriteFile(t, filepath.Join(root, "f"), "content")
+	s, err := Start(Options{Root: root, Addr: "127.0.0.1", Port: testrig.FreePort(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
-	get := func() error {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func(bad string) error {
+		client.Timeout = testrig.Patience
+		if bad == "exceeded" {
+			client.Timeout = 300 * time.Millisecond
+		}
 		resp, err := client.Get(s.URL("f"))
 		if err == nil {
 			resp.Body.Close()
@@ -165,7 +164,7 @@ func TestFreezeKillRestart(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
 		}
-		err := get()
+		err := get(step.bad)
 		if step.bad == "" && err != nil || step.bad != "" && (err == nil || !strings.Contains(err.Error(), step.bad)) {
 			t.Errorf("%s: %v, want %q", step.name, err, step.bad)
 		}

@@ -10,106 +10,80 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"bootprof/internal/testrig"
 	"bootprof/mountclient"
 )
 
-// privateEnv says that this process has a mount namespace of its own.
-const privateEnv = "BOOTPROF_TEST_PRIVATE"
-
 // TestMain runs the tests in a mount namespace of their own, with an empty /run: no other process comes to hold
-// their mounts, and their clients are the only ones that status sees.
+// their mounts, and their clients are the only ones that status sees. As a program of the scripts it is bootprof.
 func TestMain(m *testing.M) {
-	isTests := strings.HasSuffix(os.Args[0], ".test")
-	if isTests && os.Geteuid() == 0 && os.Getenv(privateEnv) == "" {
-		os.Exit(runPrivately())
-	}
-	if isTests && os.Getenv(privateEnv) != "" {
-		leaveMounts()
-		if err := unix.Mount("none", "/run", "tmpfs", 0, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "mounting an empty /run:", err)
-			os.Exit(1)
-		}
+	if strings.HasSuffix(os.Args[0], ".test") {
+		testrig.Private()
+		testrig.EmptyRun()
+		os.Setenv("GORACE", raceOptions)
 	}
 	testscript.Main(m, map[string]func(){"bootprof": main})
 }
 
-func runPrivately() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), privateEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		fmt.Fprintln(os.Stderr, "starting the tests in a mount namespace:", err)
-		return 1
+// raceOptions are for processes of a test binary with the race detector, of which each sleeps for a second
+// at its end otherwise.
+const raceOptions = "atexit_sleep_ms=0"
+
+// mounters runs scripts that mount one after the other, as `bootprof status` shows every client of the
+// machine, and then the others beside each other.
+type mounters struct{ *testing.T }
+
+func (mounters) Verbose() bool { return testing.Verbose() }
+
+func (t mounters) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(mounters{t}) })
+}
+
+func (t mounters) Parallel() {
+	_, name, _ := strings.Cut(t.Name(), "/")
+	script := testrig.ReadFile(t, filepath.Join("testdata", name+".txtar"))
+	if !mountsOrLooks.Match(script) {
+		t.T.Parallel()
 	}
-	return cmd.ProcessState.ExitCode()
 }
 
-// leaveMounts takes other programs' images out of this namespace, which began with a copy of all mounts: a copy
-// would keep them alive.
-func leaveMounts() {
-	for _, f := range mountinfo() {
-		if strings.HasPrefix(f[2], "7:") || strings.Contains(strings.Join(f, " "), " - fuse.") {
-			_ = unix.Unmount(f[4], unix.MNT_DETACH)
-		}
-	}
-}
+var mountsOrLooks = regexp.MustCompile(`(?m)^.*\bbootprof (mount|status)\b`)
 
-func mountinfo() (out [][]string) {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
-	for _, line := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(line); len(f) > 5 {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// oneByOne runs scripts one after the other: `bootprof status` shows every client of the machine.
-type oneByOne struct{ *testing.T }
-
-func (oneByOne) Parallel()     {}
-func (oneByOne) Verbose() bool { return testing.Verbose() }
-
-func (t oneByOne) Run(name string, f func(testscript.T)) {
-	t.T.Run(name, func(t *testing.T) { f(oneByOne{t}) })
-}
-
-// The scripts in testdata show every command; they are examples, too.
+// The scripts in testdata show every command; they are examples, too. make check runs a few.
 func TestScripts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("recording and mounting need root")
+	testrig.NeedMounts(t)
+	dir, files := "testdata", []string(nil)
+	if testing.Short() {
+		dir = ""
+		files = []string{"testdata/analyze.txtar", "testdata/mistakes.txtar", "testdata/mount.txtar", "testdata/pack.txtar"}
 	}
-	testscript.RunT(oneByOne{t}, testscript.Params{
-		Dir:                 "testdata",
+	testscript.RunT(mounters{t}, testscript.Params{
+		Dir:                 dir,
+		Files:               files,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			defer l.Close()
-			env.Setenv("ADDR", l.Addr().String()) // free, for `bootprof serve --listen $ADDR`
+			env.Setenv("GORACE", raceOptions)
+			// For `bootprof serve --listen $ADDR`.
+			env.Setenv("ADDR", fmt.Sprintf("127.0.0.1:%d", testrig.FreePort(t)))
 			bin, _, _ := strings.Cut(env.Getenv("PATH"), ":")
 			env.Setenv("BIN", bin)    // has bootprof and nothing else
 			work := env.WorkDir + "/" // the name of another script's directory may begin with this one's
+			script := env.T().(mounters).T
 			env.Defer(func() {
-				defer awaitNoClients(t)
-				for _, f := range mountinfo() {
-					if strings.HasPrefix(f[4], work) {
-						t.Errorf("left mounted: %s", f[4])
-						_ = unix.Unmount(f[4], unix.MNT_DETACH)
+				defer awaitNoClients(script)
+				for _, m := range testrig.Mounts() {
+					if strings.HasPrefix(m.Path, work) {
+						script.Errorf("left mounted: %s", m.Path)
+						_ = unix.Unmount(m.Path, unix.MNT_DETACH)
 					}
 				}
 			})
@@ -124,12 +98,12 @@ func TestScripts(t *testing.T) {
 // awaitNoClients waits until the clients of a script have ended, which they do soon after the unmount.
 func awaitNoClients(t *testing.T) {
 	var left []string
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if left, _ = filepath.Glob(mountclient.DefaultRunDir + "/*"); len(left) == 0 {
-			return
-		}
+	if !testrig.Await(testrig.Patience, func() bool {
+		left, _ = filepath.Glob(mountclient.DefaultRunDir + "/*")
+		return len(left) == 0
+	}) {
+		t.Errorf("clients that did not end: %q", left)
 	}
-	t.Errorf("clients that did not end: %q", left)
 }
 
 // cmdFails is `fails CODE COMMAND...`: the command ends with the exit code and says one line on stderr, which
@@ -184,11 +158,13 @@ func cmdReseal(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdAwait is `await ADDRESS`: it waits until somebody listens there.
 func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", args[0]); err == nil {
+	if !testrig.Await(testrig.Patience, func() bool {
+		c, err := net.Dial("tcp", args[0])
+		if err == nil {
 			c.Close()
-			return
 		}
+		return err == nil
+	}) {
+		ts.Fatalf("nobody listens at %s", args[0])
 	}
-	ts.Fatalf("nobody listens at %s", args[0])
 }

@@ -4,14 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	es, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	var out []string
 	for _, e := range es {
 		out = append(out, e.Name())
@@ -22,13 +22,9 @@ func names(t *testing.T, dir string) []string {
 func TestCommitReplaces(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
-	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, "old")
 	f, err := Create(path, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if _, err := f.WriteString("new"); err != nil {
 		t.Fatal(err)
 	}
@@ -38,9 +34,7 @@ func TestCommitReplaces(t *testing.T) {
 	if got := names(t, dir); len(got) != 1 {
 		t.Fatalf("before Commit the directory holds %q", got)
 	}
-	if err := f.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Commit())
 	if err := f.Close(); err != nil {
 		t.Fatalf("Close after Commit: %v", err)
 	}
@@ -55,9 +49,7 @@ func TestCommitReplaces(t *testing.T) {
 func TestCloseLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	f, err := Create(filepath.Join(dir, "f"), 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	f.WriteString("half")
 	f.Close()
 	if got := names(t, dir); len(got) != 0 {

@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // sample has every type, data of every length modulo four, names of different lengths, and missing parents.
@@ -29,9 +30,7 @@ func archive(t *testing.T, a *Archive) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	n, err := a.WriteTo(&b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if n != int64(b.Len()) || n%blockBytes != 0 {
 		t.Errorf("WriteTo returned %d and wrote %d bytes, want whole blocks of %d", n, b.Len(), blockBytes)
 	}
@@ -40,22 +39,11 @@ func archive(t *testing.T, a *Archive) []byte {
 
 // TestReadByBsdtar has another program tell what is in an archive, and unpack it.
 func TestReadByBsdtar(t *testing.T) {
-	bsdtar, err := exec.LookPath("bsdtar")
-	if err != nil {
-		t.Skip("bsdtar is not installed (scripts/setup.sh installs it)")
-	}
-	b := archive(t, sample())
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.cpio")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(bsdtar, "-tvf", file).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	testrig.WriteFile(t, file, archive(t, sample()))
 	var got []string
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(testrig.Run(t, "bsdtar", "-tvf", file)) {
 		f := strings.Fields(line)
 		// "-rwxr-xr-x  1 0 0 3 Jan  1  1970 usr/bin/xxxx": a device has "5,1" for the size.
 		got = append(got, strings.Join(append([]string{f[0], f[2], f[3], f[4]}, f[8:]...), " "))
@@ -76,9 +64,7 @@ func TestReadByBsdtar(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("bsdtar lists\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if out, err := exec.Command(bsdtar, "-xf", file, "-C", dir, "usr/bin").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	testrig.Run(t, "bsdtar", "-xf", file, "-C", dir, "usr/bin")
 	for i := range 9 {
 		got, err := os.ReadFile(filepath.Join(dir, "usr/bin", strings.Repeat("x", i+1)))
 		if want := strings.Repeat(string(rune('a'+i)), i); err != nil || string(got) != want {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 func data(n int) []byte {
@@ -23,9 +25,7 @@ func data(n int) []byte {
 func start(t *testing.T, b []byte) *Server {
 	t.Helper()
 	s := New(b)
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, s.Start())
 	t.Cleanup(s.Stop)
 	return s
 }
@@ -34,13 +34,11 @@ func start(t *testing.T, b []byte) *Server {
 func get(t *testing.T, s *Server, off, n int64) (*http.Response, []byte, error) {
 	t.Helper()
 	req, err := http.NewRequest("GET", s.URL("pack"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if n > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	}
-	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+	c := &http.Client{Timeout: testrig.Patience, Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := c.Do(req)
 	if err != nil {
@@ -169,7 +167,7 @@ func TestHangAndStall(t *testing.T) {
 					_, _, err := get(t, s, 0, 50_000)
 					done <- err
 				}()
-				if !s.Wait(1, 5*time.Second) {
+				if !s.Wait(1, testrig.Patience) {
 					t.Fatal("no request came")
 				}
 				select {
@@ -193,9 +191,7 @@ func TestRefuseAndReturn(t *testing.T) {
 	if _, _, err := get(t, s, 0, 10); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("while stopped: %v, want connection refused", err)
 	}
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, s.Start())
 	if s.URL("pack") != url {
 		t.Errorf("URL %s, was %s", s.URL("pack"), url)
 	}

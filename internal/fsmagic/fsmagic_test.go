@@ -5,10 +5,11 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"testing/iotest"
+
+	"bootprof/internal/testrig"
 )
 
 // put returns n zero bytes with s at off.
@@ -67,12 +68,7 @@ func TestDetectReadError(t *testing.T) {
 func TestDetectMade(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
-	if err := os.MkdirAll(src, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(src, "f"), []byte("content"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, filepath.Join(src, "f"), "content")
 	img := filepath.Join(dir, "img")
 	for _, c := range []struct {
 		want string
@@ -84,18 +80,9 @@ func TestDetectMade(t *testing.T) {
 		{"ext4", []string{"mkfs.ext4", "-q", "-F", "-t", "ext2", img, "4M"}},
 	} {
 		t.Run(c.cmd[0], func(t *testing.T) {
-			if _, err := exec.LookPath(c.cmd[0]); err != nil {
-				t.Skipf("%s is not installed", c.cmd[0])
-			}
 			os.Remove(img)
-			if out, err := exec.Command(c.cmd[0], c.cmd[1:]...).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %v\n%s", c.cmd, err, out)
-			}
-			f, err := os.Open(img)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
+			testrig.Run(t, c.cmd[0], c.cmd[1:]...)
+			f, _ := testrig.OpenFile(t, img)
 			if got := Detect(f); got != c.want || !Mountable(got) {
 				t.Errorf("Detect = %q, want %q, mountable", got, c.want)
 			}

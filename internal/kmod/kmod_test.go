@@ -1,15 +1,13 @@
 package kmod_test
 
 import (
-	"bytes"
-	"compress/gzip"
-	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"bootprof/internal/kmod"
+	"bootprof/internal/testrig"
 )
 
 func file(data string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(data)} }
@@ -17,13 +15,7 @@ func file(data string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(dat
 // compressed runs a program of the host, so that what is read is not of our own making.
 func compressed(t *testing.T, data, program string, args ...string) *fstest.MapFile {
 	t.Helper()
-	cmd := exec.Command(program, args...)
-	cmd.Stdin = strings.NewReader(data)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v", program, err)
-	}
-	return &fstest.MapFile{Data: out}
+	return file(testrig.RunInput(t, data, program, args...))
 }
 
 func TestLoad(t *testing.T) {
@@ -44,13 +36,7 @@ func TestLoad(t *testing.T) {
 }
 
 func TestLoadRefuses(t *testing.T) {
-	var bomb bytes.Buffer
-	w := gzip.NewWriter(&bomb)
-	w.Write([]byte("\x7fELF"))
-	for range 65 {
-		w.Write(make([]byte, 1<<20))
-	}
-	w.Close()
+	bomb := compressed(t, "\x7fELF"+strings.Repeat("\x00", 65<<20), "gzip", "-1")
 	for _, c := range []struct {
 		name string
 		dir  fstest.MapFS
@@ -61,7 +47,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"a path that leads out", fstest.MapFS{"modules.dep": file("../../a.ko:\n")}, "../../a.ko"},
 		{"no module", fstest.MapFS{"modules.dep": file("a.ko:\n"), "a.ko": file("text")}, "no kernel module"},
 		{"damaged", fstest.MapFS{"modules.dep": file("a.ko.xz:\n"), "a.ko.xz": file("\x7fELF")}, "a.ko.xz"},
-		{"too large", fstest.MapFS{"modules.dep": file("a.ko.gz:\n"), "a.ko.gz": &fstest.MapFile{Data: bomb.Bytes()}}, "larger than 64 MiB"},
+		{"too large", fstest.MapFS{"modules.dep": file("a.ko.gz:\n"), "a.ko.gz": bomb}, "larger than 64 MiB"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, _, err := kmod.Load(c.dir, []string{"a"}); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -4,51 +4,31 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-func needLoop(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("loop devices need root")
-	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skipf("no loop driver: %v", err)
-	}
-}
+	"bootprof/internal/testrig"
+)
 
 // image makes a file of n random bytes.
 func image(t *testing.T, n int) (*os.File, []byte) {
 	t.Helper()
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(b)
+	b := testrig.Noise(uint32(n), n)
 	p := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(p, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	testrig.WriteFile(t, p, b)
+	f, _ := testrig.OpenFile(t, p)
 	return f, b
 }
 
 func attach(t *testing.T, f *os.File, o Options) *Device {
 	t.Helper()
 	d, err := Attach(f, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() { d.Detach(); awaitGone(t, f.Name()) })
 	return d
 }
@@ -56,33 +36,23 @@ func attach(t *testing.T, f *os.File, o Options) *Device {
 // awaitGone waits until no loop device has the file any more; udevd may keep one for a moment.
 func awaitGone(t *testing.T, path string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	testrig.Eventually(t, "no loop device to have "+path, func() bool {
 		m, err := BackingFiles()
-		if err != nil {
-			t.Fatal(err)
-		}
-		left := -1
-		for n, p := range m {
+		testrig.Must(t, err)
+		for _, p := range m {
 			if strings.HasPrefix(p, path) {
-				left = n
+				return false
 			}
 		}
-		if left < 0 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("loop%d still has %s", left, path)
-		}
-	}
+		return true
+	})
 }
 
 func TestAttachReadDetach(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, want := image(t, 3<<20)
 	d := attach(t, f, Options{NoProbe: true})
-	if err := d.SetReadahead(0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, d.SetReadahead(0))
 	if kb, err := Readahead(d.Number); err != nil || kb != 0 {
 		t.Errorf("readahead = %d, %v, want 0", kb, err)
 	}
@@ -96,13 +66,11 @@ func TestAttachReadDetach(t *testing.T) {
 		}
 		w.Close()
 	}
-	out, err := exec.Command("losetup", "-n", "-O", "RO,DIO,BACK-FILE", d.Path).Output()
-	if fields := strings.Fields(string(out)); err != nil || len(fields) != 3 || fields[0] != "1" || fields[1] != "0" || fields[2] != f.Name() {
-		t.Errorf("losetup says %q, %v; want read-only, no direct I/O, %s", out, err, f.Name())
+	out := testrig.Run(t, "losetup", "-n", "-O", "RO,DIO,BACK-FILE", d.Path)
+	if got := strings.Join(strings.Fields(out), " "); got != "1 0 "+f.Name() {
+		t.Errorf("losetup says %q; want read-only, no direct I/O, %s", out, f.Name())
 	}
-	if err := d.Detach(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, d.Detach())
 	awaitGone(t, f.Name())
 	if err := d.Detach(); err != nil {
 		t.Errorf("second Detach: %v", err)
@@ -114,17 +82,13 @@ func TestAttachReadDetach(t *testing.T) {
 
 // TestDetachBusy detaches while a reader holds the device: it stays readable and goes with the reader.
 func TestDetachBusy(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, want := image(t, 1<<20)
 	d := attach(t, f, Options{})
 	r, err := os.Open(d.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer r.Close()
-	if err := d.Detach(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, d.Detach())
 	got, err := io.ReadAll(r)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("reader got %d bytes, %v", len(got), err)
@@ -134,12 +98,10 @@ func TestDetachBusy(t *testing.T) {
 }
 
 func TestDetachByNumber(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, _ := image(t, 1<<20)
 	d := attach(t, f, Options{})
-	if err := Detach(d.Number); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, Detach(d.Number))
 	if err := d.Detach(); err != nil {
 		t.Errorf("Detach of a device that is detached: %v", err)
 	}
@@ -150,13 +112,11 @@ func TestDetachByNumber(t *testing.T) {
 }
 
 func TestAutoclear(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, _ := image(t, 1<<20)
 	d := attach(t, f, Options{Autoclear: true})
 	r, err := os.Open(d.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	d.Close()
 	if m, _ := BackingFiles(); m[d.Number] != f.Name() {
 		t.Errorf("gone with a reader left: %v", m)
@@ -166,22 +126,16 @@ func TestAutoclear(t *testing.T) {
 }
 
 func TestChangeFD(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, _ := image(t, 2<<20)
 	g, want := image(t, 2<<20+4096)
 	d := attach(t, f, Options{})
-	if err := d.SetReadahead(0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, d.SetReadahead(0))
 	if err := d.ChangeFD(g); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a file of another size: %v, want EINVAL", err)
 	}
-	if err := os.Truncate(g.Name(), 2<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.ChangeFD(g); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.Truncate(g.Name(), 2<<20))
+	testrig.Must(t, d.ChangeFD(g))
 	got, err := os.ReadFile(d.Path)
 	if err != nil || !bytes.Equal(got, want[:2<<20]) {
 		t.Errorf("the device does not read as the new file: %d bytes, %v", len(got), err)
@@ -198,7 +152,7 @@ func TestChangeFD(t *testing.T) {
 
 // TestAttachAtOnce races for free devices.
 func TestAttachAtOnce(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	f, _ := image(t, 1<<20)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -220,11 +174,9 @@ func TestAttachAtOnce(t *testing.T) {
 }
 
 func TestAttachNotAFile(t *testing.T) {
-	needLoop(t)
+	testrig.NeedDevices(t, "/dev/loop-control")
 	d, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer d.Close()
 	if dev, err := Attach(d, Options{}); err == nil {
 		dev.Detach()

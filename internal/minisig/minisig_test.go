@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 const comment = "bootprof sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -15,9 +17,7 @@ const comment = "bootprof sha256:0123456789abcdef0123456789abcdef0123456789abcde
 // minisign runs minisign in dir.
 func minisign(t testing.TB, dir string, args ...string) {
 	t.Helper()
-	if _, err := exec.LookPath("minisign"); err != nil {
-		t.Skip("minisign is not installed")
-	}
+	testrig.NeedProgram(t, "minisign")
 	cmd := exec.Command("minisign", args...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -45,9 +45,7 @@ func golden(t testing.TB) (pub string, sig []byte) {
 func signed(t testing.TB, args ...string) (pub string, sig []byte) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("content"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, filepath.Join(dir, "file"), "content")
 	minisign(t, dir, "-G", "-W", "-p", "k.pub", "-s", "k.key")
 	minisign(t, dir, append([]string{"-S", "-s", "k.key", "-m", "file", "-t", comment}, args...)...)
 	p, err := os.ReadFile(filepath.Join(dir, "k.pub"))

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // fakeKernel is the part of a bzImage that tells its version.
@@ -26,23 +27,15 @@ func treeOf(t *testing.T, files map[string]string) *tree.Inode {
 	dir := t.TempDir()
 	for name, content := range files {
 		p := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		var err error
 		if target, link := strings.CutPrefix(content, "-> "); link {
-			err = os.Symlink(target, p)
+			testrig.Must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+			testrig.Must(t, os.Symlink(target, p))
 		} else {
-			err = os.WriteFile(p, []byte(content), 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
+			testrig.WriteFile(t, p, content)
 		}
 	}
 	root, err := tree.FromDir(t.Context(), dir, tree.DirOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return root
 }
 
@@ -98,16 +91,10 @@ func TestKernelVersion(t *testing.T) {
 }
 
 func TestInitrdErrors(t *testing.T) {
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := testrig.ReadFile(t, "/proc/self/exe")
 	static := filepath.Join(t.TempDir(), "static")
 	goBuild(t, static, "./testdata/guest")
-	program, err := os.ReadFile(static)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := testrig.ReadFile(t, static)
 	const dep = "v/virtio_pci.ko:\nv/virtio_blk.ko:\nv/overlay.ko:\nv/erofs.ko:\n"
 	good := map[string]string{
 		"sbin/init": "x", "lib/modules/6.1/modules.dep": dep, "lib/modules/6.1/v/virtio_pci.ko": "\x7fELF1", "lib/modules/6.1/v/virtio_blk.ko": "\x7fELF2",

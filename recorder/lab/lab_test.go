@@ -13,10 +13,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"bootprof/imagepack"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 	"bootprof/recorder"
 	"bootprof/recorder/vm"
@@ -32,50 +34,26 @@ func goBuild(t *testing.T, out, pkg string) {
 	}
 }
 
-func write(t *testing.T, name string, b []byte) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // bigFile is a file of 64 pages of its own.
 func bigFile(letter byte) []byte { return bytes.Repeat([]byte{letter}, 64*4096) }
 
 // makeRoot makes a root file system with a Debian kernel, its modules and the guest's init.
-func makeRoot(t *testing.T, kernel string) string {
+func makeRoot(t *testing.T, root, kernel string) {
 	t.Helper()
-	root := t.TempDir()
-	for _, dir := range []string{"dev", "proc", "sys"} {
-		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
+	for _, dir := range []string{"dev", "proc", "sys", "sbin"} {
+		testrig.Must(t, os.Mkdir(filepath.Join(root, dir), 0o755))
 	}
-	b, err := os.ReadFile(kernel)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testrig.ReadFile(t, kernel)
 	version := KernelVersion(b)
-	write(t, filepath.Join(root, "boot/vmlinuz-"+version), b)
-	write(t, filepath.Join(root, "etc/early"), bigFile('e'))
-	write(t, filepath.Join(root, "etc/late"), bigFile('l'))
-	write(t, filepath.Join(root, "etc/never"), bigFile('n'))
-	if err := os.Mkdir(filepath.Join(root, "sbin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, filepath.Join(root, "boot/vmlinuz-"+version), b)
+	testrig.WriteFile(t, filepath.Join(root, "etc/early"), bigFile('e'))
+	testrig.WriteFile(t, filepath.Join(root, "etc/late"), bigFile('l'))
+	testrig.WriteFile(t, filepath.Join(root, "etc/never"), bigFile('n'))
 	goBuild(t, filepath.Join(root, "sbin/init"), "./testdata/guest")
 	modules := filepath.Join(root, "lib/modules", version)
-	if err := os.MkdirAll(filepath.Dir(modules), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(modules, os.DirFS(filepath.Join(kernel+".modules", version))); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(modules, "modules.dep"), depmod(t, modules))
-	return root
+	testrig.Must(t, os.MkdirAll(filepath.Dir(modules), 0o755))
+	testrig.Must(t, os.CopyFS(modules, os.DirFS(filepath.Join(kernel+".modules", version))))
+	testrig.WriteFile(t, filepath.Join(modules, "modules.dep"), depmod(t, modules))
 }
 
 // depmod does what depmod(8) does: it reads what modules say about each other.
@@ -103,9 +81,7 @@ func depmod(t *testing.T, dir string) []byte {
 		files[name(path)] = path
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	var out bytes.Buffer
 	for module, path := range files {
 		fmt.Fprintf(&out, "%s:", path)
@@ -124,67 +100,103 @@ func depmod(t *testing.T, dir string) []byte {
 	return out.Bytes()
 }
 
-// An image is an EROFS made by mkfs.erofs, ready to boot.
+// An image is an EROFS made by mkfs.erofs, ready to boot, of the tree at root.
 type image struct {
+	root    string
 	file    *os.File
 	size    int64
 	options vm.Options
 }
 
-func makeImage(t *testing.T, root string) image {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	if out, err := exec.Command("mkfs.erofs", path, root).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.erofs (scripts/setup.sh installs it): %v: %s", err, out)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree, err := imagepack.TreeOf(f, st.Size(), "erofs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	kernel, err := FindKernel(tree)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(t.TempDir(), "bootprof")
-	goBuild(t, program, "bootprof/cmd/bootprof")
-	b, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd, err := Initrd(tree, "erofs", kernel.Version, b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := vm.Options{
-		Kernel: filepath.Join(t.TempDir(), "kernel"), Initrds: []string{filepath.Join(t.TempDir(), "initrd")},
-		Append: "console=ttyS0 panic=-1 quiet word", ConsoleLog: filepath.Join(t.TempDir(), "console"), Accel: vm.Accel{Name: vm.TCG},
-	}
-	write(t, o.Kernel, kernel.Data)
-	write(t, o.Initrds[0], initrd)
-	return image{f, st.Size(), o}
+// shared is the image that all tests boot; TestMain removes it.
+var shared struct {
+	once  sync.Once
+	dir   string
+	image *image
 }
 
-// boot records a boot of the image.
+// TestMain runs the tests in a mount namespace of their own: no other process comes to hold the recording image.
+func TestMain(m *testing.M) {
+	testrig.Private()
+	code := m.Run()
+	os.RemoveAll(shared.dir)
+	os.Exit(code)
+}
+
+// bootable returns the shared image, with a console log of the test's own. The test runs beside others: an
+// emulated machine waits much.
+func bootable(t *testing.T) image {
+	t.Helper()
+	kernel := vmtest.Kernel(t)
+	testrig.NeedMounts(t)
+	t.Parallel()
+	shared.once.Do(func() {
+		dir, err := os.MkdirTemp("", "bootprof-lab-test-")
+		testrig.Must(t, err)
+		shared.dir = dir
+		shared.image = makeImage(t, dir, kernel)
+	})
+	if shared.image == nil {
+		t.Fatal("making the image failed in another test")
+	}
+	i := *shared.image
+	i.options.ConsoleLog = filepath.Join(t.TempDir(), "console")
+	return i
+}
+
+func makeImage(t *testing.T, dir, kernelFile string) *image {
+	t.Helper()
+	root, path := filepath.Join(dir, "root"), filepath.Join(dir, "image")
+	testrig.Must(t, os.Mkdir(root, 0o755))
+	makeRoot(t, root, kernelFile)
+	testrig.Run(t, "mkfs.erofs", path, root)
+	f, err := os.Open(path)
+	testrig.Must(t, err)
+	st, err := f.Stat()
+	testrig.Must(t, err)
+	tree, err := imagepack.TreeOf(f, st.Size(), "erofs")
+	testrig.Must(t, err)
+	kernel, err := FindKernel(tree)
+	testrig.Must(t, err)
+	program := filepath.Join(dir, "bootprof")
+	goBuild(t, program, "bootprof/cmd/bootprof")
+	initrd, err := Initrd(tree, "erofs", kernel.Version, testrig.ReadFile(t, program))
+	testrig.Must(t, err)
+	o := vm.Options{
+		Kernel: filepath.Join(dir, "kernel"), Initrds: []string{filepath.Join(dir, "initrd")},
+		Append: "console=ttyS0 panic=-1 quiet word", Accel: vm.Accel{Name: vm.TCG}, CPUs: 1,
+	}
+	testrig.WriteFile(t, o.Kernel, kernel.Data)
+	testrig.WriteFile(t, o.Initrds[0], initrd)
+	return &image{root, f, st.Size(), o}
+}
+
+// boot records a boot of the image. The guest hears the power button by its second disk.
 func (i image) boot(t *testing.T, settle, off time.Duration) (*profiles.Run, string, error) {
 	t.Helper()
+	button := filepath.Join(t.TempDir(), "button")
+	testrig.WriteFile(t, button, make([]byte, 64<<10))
+	i.options.Disks = []vm.Disk{{Path: button, ReadOnly: true}}
 	var said strings.Builder
 	b := Boot{
 		Machine: i.options, Login: regexp.MustCompile("login: $"), Settle: settle, OffTime: off,
 		Tell: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) },
 	}
+	press := func(ctx context.Context, s recorder.Session) (string, error) {
+		mark := s.Mark
+		s.Mark = func(name string) {
+			if mark(name); name == MarkShutdown {
+				testrig.WriteFile(t, button, append([]byte{1}, make([]byte, 64<<10-1)...))
+			}
+		}
+		return b.Run(ctx, s)
+	}
 	m, _ := imagepack.MapOf(i.file, i.size, "erofs") // nil for what is none
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
-	run, err := recorder.Record(ctx, recorder.Options{Image: i.file, Size: i.size, Filesystem: "erofs", Map: m, Run: b.Run, TempDir: t.TempDir()})
+	run, err := recorder.Record(ctx, recorder.Options{
+		Image: i.file, Size: i.size, Filesystem: "erofs", Map: m, Run: press, TempDir: t.TempDir(),
+	})
 	if t.Failed() || err != nil {
 		log, _ := os.ReadFile(i.options.ConsoleLog)
 		t.Logf("console:\n%s", log)
@@ -192,13 +204,8 @@ func (i image) boot(t *testing.T, settle, off time.Duration) (*profiles.Run, str
 	return run, said.String(), err
 }
 
-func needBoot(t *testing.T) (kernel string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("recording needs root")
-	}
-	return vmtest.Kernel(t)
-}
+// bootLimit is reached only by a machine that hangs.
+const bootLimit = 5 * time.Minute
 
 // touched returns which pages of a file's content were touched, and at which mark's time or later the first was.
 func touched(run *profiles.Run, path string) (pages int64, after string) {
@@ -219,11 +226,9 @@ func touched(run *profiles.Run, path string) (pages int64, after string) {
 }
 
 func TestBoot(t *testing.T) {
-	root := makeRoot(t, needBoot(t))
-	run, said, err := makeImage(t, root).boot(t, 0, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	i := bootable(t)
+	run, said, err := i.boot(t, 0, bootLimit)
+	testrig.Must(t, err)
 	var marks []string
 	for _, m := range run.Marks {
 		marks = append(marks, m.Name)
@@ -244,10 +249,8 @@ func TestBoot(t *testing.T) {
 		if f.Kind != profiles.KindData || !strings.HasPrefix(f.Path, "lib/modules") && !strings.HasPrefix(f.Path, "boot/") {
 			continue
 		}
-		st, err := os.Stat(filepath.Join(root, f.Path))
-		if err != nil {
-			t.Fatal(err)
-		}
+		st, err := os.Stat(filepath.Join(i.root, f.Path))
+		testrig.Must(t, err)
 		// A file's last bytes may lie beside inodes, and are read with them. The kernel's data begins in the image's second page, and
 		// the kernel looks for labels of disks up to sector 31.
 		if f.FileOff < st.Size()-st.Size()%4096 && (!strings.HasPrefix(f.Path, "boot/") || f.FileOff >= 4*4096) {
@@ -260,46 +263,38 @@ func TestBoot(t *testing.T) {
 }
 
 func TestBootThatStaysOn(t *testing.T) {
-	root := makeRoot(t, needBoot(t))
-	write(t, filepath.Join(root, "etc/deaf"), nil)
-	i := makeImage(t, root)
+	i := bootable(t)
+	i.options.Append += " deaf"
 	run, said, err := i.boot(t, 0, 500*time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if run.Header.End != EndUntil || !strings.Contains(said, "has not powered off within 500ms") {
 		t.Errorf("ended by %s; it said %q", run.Header.End, said)
 	}
-	log, err := os.ReadFile(i.options.ConsoleLog)
-	if err != nil || !strings.Contains(string(log), `args ["word"]`) || strings.Contains(string(log), "cannot be written") {
-		t.Errorf("the guest said %q, %v", log, err)
+	log := string(testrig.ReadFile(t, i.options.ConsoleLog))
+	if !strings.Contains(log, `args ["word" "deaf"]`) || strings.Contains(log, "cannot be written") {
+		t.Errorf("the guest said %q", log)
 	}
 }
 
 func TestBootThatFails(t *testing.T) {
-	root := makeRoot(t, needBoot(t))
-	write(t, filepath.Join(root, "etc/dies"), nil)
-	i := makeImage(t, root)
-	noImage := i
-	var err error
-	if noImage.file, err = os.Create(filepath.Join(t.TempDir(), "zeros")); err != nil {
-		t.Fatal(err)
-	}
-	defer noImage.file.Close()
-	if err := noImage.file.Truncate(i.size); err != nil {
-		t.Fatal(err)
-	}
 	for _, tt := range []struct {
-		name  string
-		image image
-		want  string
+		name   string
+		change func(t *testing.T, i *image)
+		want   string
 	}{
-		{"init ends", i, "the machine has ended"},
-		{"no image on the disk", noImage, "mounting the image as erofs: invalid argument"},
+		{"init ends", func(_ *testing.T, i *image) { i.options.Append += " dies" }, "the machine has ended"},
+		{"no image on the disk", func(t *testing.T, i *image) {
+			zeros := filepath.Join(t.TempDir(), "zeros")
+			testrig.WriteFile(t, zeros, "")
+			testrig.Must(t, os.Truncate(zeros, i.size))
+			i.file, i.size = testrig.OpenFile(t, zeros)
+		}, "mounting the image as erofs: invalid argument"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			i := bootable(t)
+			tt.change(t, &i)
 			var l *LoginError
-			if _, _, err := tt.image.boot(t, 0, time.Minute); !errors.As(err, &l) || !strings.Contains(err.Error(), tt.want) {
+			if _, _, err := i.boot(t, 0, bootLimit); !errors.As(err, &l) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want a LoginError with %q", err, tt.want)
 			}
 		})

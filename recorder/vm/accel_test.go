@@ -1,12 +1,12 @@
 package vm_test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"bootprof/internal/testrig"
 	"bootprof/recorder/vm"
 	"bootprof/recorder/vm/vmtest"
 )
@@ -14,6 +14,7 @@ import (
 // TestBoots checks the probe that decides on KVM with the accelerator that is always there.
 func TestBoots(t *testing.T) {
 	kernel := vmtest.Kernel(t)
+	t.Parallel()
 	tcg := vm.Accel{Name: vm.TCG}
 	if err := vm.Boots(t.Context(), kernel, tcg, 2*time.Minute); err != nil {
 		t.Errorf("a kernel that boots: %v", err)
@@ -22,9 +23,7 @@ func TestBoots(t *testing.T) {
 		t.Errorf("no time to boot: %v", err)
 	}
 	junk := filepath.Join(t.TempDir(), "junk")
-	if err := os.WriteFile(junk, []byte("not a kernel"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, junk, "not a kernel")
 	if err := vm.Boots(t.Context(), junk, tcg, 2*time.Minute); err == nil {
 		t.Error("junk boots")
 	}

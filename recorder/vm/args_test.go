@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 func TestArgs(t *testing.T) {
@@ -114,7 +116,7 @@ func TestHello(t *testing.T) {
 	for i := range hello {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			tty := terminal(t)
-			tty.SetReadDeadline(time.Now().Add(20 * time.Second))
+			tty.SetReadDeadline(time.Now().Add(testrig.Patience))
 			if _, err := tty.WriteString(hello[i:] + helloLines(2)); err != nil {
 				t.Fatal(err)
 			}
@@ -143,9 +145,7 @@ func TestJoinInitrds(t *testing.T) {
 	var paths []string
 	for _, content := range []string{"12345", "1234", "1"} {
 		p := filepath.Join(dir, "i"+content)
-		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, p, content)
 		paths = append(paths, p)
 	}
 	out, err := joinInitrds(dir, paths)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"bootprof/internal/cpio"
+	"bootprof/internal/testrig"
 	"bootprof/recorder/vm"
 	"bootprof/recorder/vm/vmtest"
 )
@@ -29,26 +31,14 @@ func guestInitrd(t *testing.T) string {
 		t.Fatalf("%v: %s", err, out)
 	}
 	var a cpio.Archive
-	add := func(name, path string) {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.File(name, 0o755, b)
-	}
+	add := func(name, path string) { a.File(name, 0o755, testrig.ReadFile(t, path)) }
 	add("init", init)
 	libs := map[string]bool{}
 	for _, program := range []string{"sh", "stty", "seq", "sleep", "cat"} {
 		path, err := exec.LookPath(program)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		add("bin/"+program, path)
-		out, err := exec.Command("ldd", path).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, lib := range regexp.MustCompile(`/\S+`).FindAllString(string(out), -1) {
+		for _, lib := range regexp.MustCompile(`/\S+`).FindAllString(testrig.Run(t, "ldd", path), -1) {
 			libs[lib] = true
 		}
 	}
@@ -63,13 +53,10 @@ func guestInitrd(t *testing.T) string {
 func writeArchive(t *testing.T, a *cpio.Archive) string {
 	t.Helper()
 	var b bytes.Buffer
-	if _, err := a.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.WriteTo(&b)
+	testrig.Must(t, err)
 	path := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, b.Bytes())
 	return path
 }
 
@@ -78,13 +65,11 @@ func start(t *testing.T, o vm.Options) (context.Context, *vm.VM) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
-	o.Append = "console=ttyS0 quiet panic=-1 " + o.Append
+	o.Append, o.CPUs = "console=ttyS0 quiet panic=-1 "+o.Append, 1
 	o.ConsoleLog = filepath.Join(t.TempDir(), "console.log")
 	o.TempDir = t.TempDir()
 	v, err := vm.Start(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
 			t.Error(err)
@@ -102,23 +87,20 @@ func start(t *testing.T, o vm.Options) (context.Context, *vm.VM) {
 func await(ctx context.Context, t *testing.T, v *vm.VM, re string, from int64) int64 {
 	t.Helper()
 	end, err := v.WaitConsole(ctx, regexp.MustCompile(re), from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return end
 }
 
 // TestGuest boots one guest and does with it what can be done. A boot costs seconds.
 func TestGuest(t *testing.T) {
 	kernel := vmtest.Kernel(t)
+	t.Parallel()
 	initrd := guestInitrd(t)
 	var extra1, extra2 cpio.Archive
 	extra1.File("extra-1", 0o644, []byte("one"))
 	extra2.File("extra-2", 0o644, []byte("two"))
 	disk := filepath.Join(t.TempDir(), "a,disk")
-	if err := os.WriteFile(disk, bytes.Repeat([]byte("sector. "), 512), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, disk, strings.Repeat("sector. ", 512))
 	ctx, v := start(t, vm.Options{
 		Kernel: kernel, Initrds: []string{initrd, writeArchive(t, &extra1), writeArchive(t, &extra2)},
 		RTC: time.Date(2000, 2, 3, 4, 5, 6, 0, time.UTC), Net: true,
@@ -130,9 +112,7 @@ func TestGuest(t *testing.T) {
 	await(ctx, t, v, `^guest: /extra-2: "two" <nil>$`, 0)
 
 	pos := v.ConsolePos()
-	if err := v.Type("hello\n"); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Type("hello\n"))
 	pos = await(ctx, t, v, `^guest: heard "hello"`, pos)
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
@@ -146,9 +126,7 @@ func TestGuest(t *testing.T) {
 	t.Run("shell", func(t *testing.T) { testShell(ctx, t, v) })
 	t.Run("monitor", func(t *testing.T) { testMonitor(ctx, t, v) })
 
-	if err := v.Type("poweroff\n"); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Type("poweroff\n"))
 	if end, err := v.Wait(ctx); err != nil || end != vm.EndPowerOff {
 		t.Errorf("the guest powered off: %q, %v", end, err)
 	}
@@ -197,10 +175,17 @@ func testShell(ctx context.Context, t *testing.T, v *vm.VM) {
 			t.Errorf("%s: got status %d, %q, want %d, %q", tt.name, code, ends(output), tt.code, ends(tt.output))
 		}
 	}
-	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	short, cancel := context.WithCancel(ctx)
 	defer cancel()
+	pos, ended := v.ConsolePos(), make(chan error)
+	go func() {
+		_, _, err := v.Shell(short, "echo it runs >/dev/console; sleep 1000")
+		ended <- err
+	}()
+	await(ctx, t, v, `it runs`, pos)
+	cancel()
 	var c *vm.ConsoleError
-	if _, _, err := v.Shell(short, "sleep 1000"); !errors.As(err, &c) || !errors.Is(err, context.DeadlineExceeded) {
+	if err := <-ended; !errors.As(err, &c) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a command that does not end: %v", err)
 	}
 	if output, code, err := v.Shell(ctx, "echo after"); output != "after\n" || code != 0 || err != nil {
@@ -209,11 +194,11 @@ func testShell(ctx context.Context, t *testing.T, v *vm.VM) {
 }
 
 func seq(n int) string {
-	out, err := exec.Command("seq", "20000").Output()
-	if err != nil || n != 20000 {
-		panic(err)
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintln(&b, i+1)
 	}
-	return string(out)
+	return b.String()
 }
 
 func ends(s string) string {
@@ -231,21 +216,15 @@ func testMonitor(ctx context.Context, t *testing.T, v *vm.VM) {
 		}
 		return out
 	}
-	if err := v.Pause(ctx); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Pause(ctx))
 	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
 	pos := v.ConsolePos()
-	if err := v.Type("paused\n"); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Type("paused\n"))
 	if _, err := v.WaitConsole(short, regexp.MustCompile(`heard "paused"`), pos); err == nil {
 		t.Error("a paused guest answers")
 	}
-	if err := v.Resume(ctx); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Resume(ctx))
 	await(ctx, t, v, `heard "paused"`, pos)
 	if carrier() == "" {
 		t.Error("no answer after the pause")
@@ -261,11 +240,11 @@ func testMonitor(ctx context.Context, t *testing.T, v *vm.VM) {
 }
 
 func TestReboot(t *testing.T) {
-	ctx, v := start(t, vm.Options{Kernel: vmtest.Kernel(t), Initrds: []string{guestInitrd(t)}})
+	kernel := vmtest.Kernel(t)
+	t.Parallel()
+	ctx, v := start(t, vm.Options{Kernel: kernel, Initrds: []string{guestInitrd(t)}})
 	await(ctx, t, v, `^order: $`, 0)
-	if err := v.Type("reboot\n"); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, v.Type("reboot\n"))
 	if end, err := v.Wait(ctx); err != nil || end != vm.EndReboot {
 		t.Errorf("the guest rebooted: %q, %v", end, err)
 	}
@@ -275,9 +254,7 @@ func TestProcessEnds(t *testing.T) {
 	kernel := vmtest.Kernel(t)
 	t.Run("quit", func(t *testing.T) {
 		ctx, v := start(t, vm.Options{Kernel: kernel})
-		if err := v.Quit(ctx); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, v.Quit(ctx))
 		if end, err := v.Wait(ctx); err != nil || end != "host-qmp-quit" {
 			t.Errorf("%q, %v", end, err)
 		}
@@ -292,9 +269,7 @@ func TestProcessEnds(t *testing.T) {
 	})
 	t.Run("close", func(t *testing.T) {
 		_, v := start(t, vm.Options{Kernel: kernel})
-		if err := v.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, v.Close())
 		if err := syscall.Kill(v.Pid(), 0); !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("QEMU's process after Close: %v", err)
 		}

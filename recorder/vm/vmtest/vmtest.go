@@ -8,26 +8,17 @@ import (
 	"runtime"
 	"testing"
 
+	"bootprof/internal/testrig"
 	"bootprof/recorder/vm"
 )
 
-// Env makes a test fail, not skip, when QEMU or a kernel is missing: set where set-up has installed them.
-const Env = "BOOTPROF_NEED_VM"
-
-// Kernel returns the path of a Debian kernel, which is fetched once and kept in the build directory. The test is skipped
-// in short mode, and without QEMU.
+// Kernel returns the path of a Debian kernel, which is fetched once and kept in the build directory.
+// Without it or without QEMU the test is skipped as testrig.Missing says, and in make check as
+// testrig.Slow does.
 func Kernel(t testing.TB) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("boots a machine")
-	}
-	skip := t.Skipf
-	if os.Getenv(Env) != "" {
-		skip = t.Fatalf
-	}
-	if _, err := exec.LookPath(vm.Program); err != nil {
-		skip("%v", vm.ErrNoQEMU)
-	}
+	testrig.Slow(t)
+	testrig.NeedProgram(t, vm.Program)
 	_, file, _, _ := runtime.Caller(0)
 	top := filepath.Join(filepath.Dir(file), "../../..")
 	build := os.Getenv("BUILD")
@@ -39,7 +30,7 @@ func Kernel(t testing.TB) string {
 	}
 	kernel := filepath.Join(build, "lab-kernel")
 	if out, err := exec.Command(filepath.Join(top, "scripts/lab-kernel.sh"), kernel).CombinedOutput(); err != nil {
-		skip("no kernel to boot: %v: %s", err, out)
+		testrig.Missing(t, "no kernel to boot: %v: %s", err, out)
 	}
 	return kernel
 }
