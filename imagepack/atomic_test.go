@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -15,12 +16,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/zopt"
+	"bootprof/internal/testrig"
 )
 
 // touchy is an image whose reads are counted, and may fail or do something else at a certain one.
@@ -50,16 +51,16 @@ func (x *touchy) ReadAt(p []byte, off int64) (int, error) {
 // Write that is cancelled, or whose input fails, at any read of the image: one error, the old file is as it
 // was, and nobody reads the image any more.
 func TestWriteLeavesTheDirectoryAsItWas(t *testing.T) {
-	image := mixedPages(1, 300)
-	boot := randomBoot(1, 300, 100) // seven frames
+	image := mixedPages(1, 200)
+	boot := randomBoot(1, 200, 50) // seven frames
 	base := newMemImage(image)
 	count := &touchy{Image: base}
-	mustPack(t, count, WriteOptions{Boot: boot, Workers: 2, frame: 16})
+	mustPack(t, count, WriteOptions{Boot: boot, Workers: 2, frame: 8})
 	total := count.calls.Load()
 	errBroken := errors.New("input/output error")
 	before := runtime.NumGoroutine()
 	for _, kind := range []string{"cancel", "fail", "eof"} {
-		for _, after := range []int64{0, 10, 50, 99, total - 8, total - 2} {
+		for _, after := range []int64{0, 10, total / 4, total / 2, total - 8, total - 2} {
 			ctx, cancel := context.WithCancel(context.Background())
 			img := &touchy{Image: base, after: after}
 			want := errBroken
@@ -71,12 +72,10 @@ func TestWriteLeavesTheDirectoryAsItWas(t *testing.T) {
 			case "eof":
 				img.then, want = func() error { return io.EOF }, io.ErrUnexpectedEOF
 			}
-			dir := t.TempDir()
+			dir := testrig.MemoryDir(t)
 			path := filepath.Join(dir, "x.bpk")
-			if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			st, err := Write(ctx, path, img, WriteOptions{Boot: boot, Workers: 3, frame: 16, BodyLevel: zstd.SpeedFastest})
+			testrig.WriteFile(t, path, "old")
+			st, err := Write(ctx, path, img, WriteOptions{Boot: boot, Workers: 3, frame: 8, BodyLevel: zstd.SpeedFastest, BootLevel: BootFast})
 			img.closed.Store(true)
 			if !errors.Is(err, want) || st != nil || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s after %d reads: Write = %v, %v", kind, after, st, err)
@@ -87,29 +86,23 @@ func TestWriteLeavesTheDirectoryAsItWas(t *testing.T) {
 			if kind != "cancel" && img.calls.Load() > after+20 {
 				t.Errorf("%s after %d reads: %d more", kind, after, img.calls.Load()-after)
 			}
-			if got := dirNames(t, dir); !slices.Equal(got, []string{"x.bpk"}) || string(readFile(t, path)) != "old" {
-				t.Errorf("%s after %d reads: the directory holds %q, %q", kind, after, got, readFile(t, path))
+			if got := dirNames(t, dir); !slices.Equal(got, []string{"x.bpk"}) || string(testrig.ReadFile(t, path)) != "old" {
+				t.Errorf("%s after %d reads: the directory holds %q, %q", kind, after, got, testrig.ReadFile(t, path))
 			}
 			cancel()
 		}
 	}
 	// A goroutine that has told its end may still be on its last instructions.
-	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
-		if time.Now().After(end) {
-			t.Fatalf("%d goroutines before, %d after", before, runtime.NumGoroutine())
-		}
-	}
+	testrig.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func TestWriteFullDisk(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := t.TempDir()
-	run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "none", dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
+	testrig.Must(t, syscall.Mount("none", dir, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { testrig.Unmount(t, dir) })
 	old := filepath.Join(dir, "x.bpk")
-	if err := os.WriteFile(old, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, old, "old")
 	image := make([]byte, 500*page)
 	for i := range image {
 		image[i] = byte(rand.Uint32())
@@ -120,29 +113,38 @@ func TestWriteFullDisk(t *testing.T) {
 			t.Errorf("%d boot pages: Write: %v", boot, err)
 		}
 		t.Log(err)
-		if got := dirNames(t, dir); !slices.Equal(got, []string{"x.bpk"}) || string(readFile(t, old)) != "old" {
-			t.Errorf("the directory holds %q, %q", got, readFile(t, old))
+		if got := dirNames(t, dir); !slices.Equal(got, []string{"x.bpk"}) || string(testrig.ReadFile(t, old)) != "old" {
+			t.Errorf("the directory holds %q, %q", got, testrig.ReadFile(t, old))
 		}
 		var st syscall.Statfs_t
-		if err := syscall.Statfs(dir, &st); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, syscall.Statfs(dir, &st))
 		if used := int64(st.Blocks-st.Bfree) * st.Bsize; used > 8<<10 {
 			t.Errorf("%d bytes are in use after the error", used)
 		}
 	}
 }
 
-const killEnv = "IMAGEPACK_TEST_PACK_TO"
+// The environment of the process that TestWriteKilled kills.
+const (
+	killEnv  = "IMAGEPACK_TEST_PACK_TO" // path
+	killStop = "IMAGEPACK_TEST_STOP_AT" // report of progress at which it waits to be killed, from 1
+)
 
-// TestMain is also the process that TestWriteKilled kills.
+// TestMain is also the process that TestWriteKilled kills. It prints a dot at each report of progress.
 func TestMain(m *testing.M) {
 	path := os.Getenv(killEnv)
 	if path == "" {
 		os.Exit(m.Run())
 	}
-	os.Stdout.WriteString("packing\n")
-	if _, err := Write(context.Background(), path, newMemImage(mixedPages(1, 1000)), WriteOptions{Boot: randomBoot(1, 1000, 40)}); err != nil {
+	stop, reports := os.Getenv(killStop), 0
+	opts := WriteOptions{Boot: randomBoot(1, 1000, 40), BodyLevel: zstd.SpeedFastest, BootLevel: BootFast}
+	opts.Progress = func(_, _ int64) {
+		os.Stdout.WriteString(".")
+		if reports++; fmt.Sprint(reports) == stop {
+			select {}
+		}
+	}
+	if _, err := Write(context.Background(), path, newMemImage(mixedPages(1, 1000)), opts); err != nil {
 		os.Stderr.WriteString(err.Error())
 		os.Exit(1)
 	}
@@ -150,65 +152,61 @@ func TestMain(m *testing.M) {
 
 // A pack that is killed at any moment leaves the old file, or the new one, and nothing else.
 func TestWriteKilled(t *testing.T) {
-	dir := t.TempDir()
+	testrig.SlowRaced(t)
+	dir := testrig.MemoryDir(t)
 	path := filepath.Join(dir, "x.bpk")
-	pack := func(wait time.Duration) {
+	// pack kills the process at a report of progress, where it waits if it shall, and returns how many there were.
+	pack := func(kill int, wait bool) (reports int) {
 		c := exec.Command("/proc/self/exe")
 		c.Env = append(os.Environ(), killEnv+"="+path)
+		if wait {
+			c.Env = append(c.Env, fmt.Sprint(killStop, "=", kill))
+		}
 		out, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+		testrig.Must(t, err)
+		testrig.Must(t, c.Start())
+		for b := make([]byte, 1); ; reports++ {
+			if reports == kill && kill > 0 {
+				_ = c.Process.Kill()
+			}
+			if _, err := out.Read(b); err != nil {
+				break
+			}
 		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(out, make([]byte, len("packing\n"))); err != nil {
-			t.Fatal(err)
-		}
-		if wait > 0 {
-			timer := time.AfterFunc(wait, func() { c.Process.Kill() })
-			defer timer.Stop()
-		}
-		io.Copy(io.Discard, out)
-		c.Wait()
+		_ = c.Wait()
+		return reports
 	}
-	began := time.Now()
-	pack(0)
-	whole := time.Since(began)
-	newSum := sha256.Sum256(readFile(t, path))
-	old := []byte("old")
-	left := 0
-	for range 12 {
-		if err := os.WriteFile(path, old, 0o600); err != nil {
-			t.Fatal(err)
+	reports := pack(0, false)
+	if reports < 20 {
+		t.Fatalf("%d reports of progress", reports)
+	}
+	newSum := sha256.Sum256(testrig.ReadFile(t, path))
+	for i := range 8 {
+		testrig.WriteFile(t, path, "old")
+		kill, wait := 1+i*reports/8, true
+		if i > 5 { // somewhere in the end: the file is complete, or renamed
+			kill, wait = reports, false
 		}
-		pack(time.Duration(rand.Int64N(int64(whole))))
-		b := readFile(t, path)
-		if string(b) == "old" {
-			left++
-		} else if sha256.Sum256(b) != newSum {
-			t.Fatalf("a killed pack left %d bytes that are neither the old nor the new file", len(b))
+		pack(kill, wait)
+		b := testrig.ReadFile(t, path)
+		if string(b) != "old" && (wait || sha256.Sum256(b) != newSum) {
+			t.Fatalf("a pack killed at report %d of %d left %d bytes that are neither the old nor the new file", kill, reports, len(b))
 		}
 		if got := dirNames(t, dir); !slices.Equal(got, []string{"x.bpk"}) {
 			t.Fatalf("a killed pack left %q", got)
 		}
 	}
-	if left == 0 {
-		t.Error("no pack was killed in the middle")
-	}
-	t.Logf("%d of 12 packs were killed before they were done", left)
 }
 
 // A compressor or filter that does not give back what it was given is found before anything is written.
 func TestCheckFrame(t *testing.T) {
+	testrig.SlowRaced(t)
 	image := mixedPages(1, 40)
 	ranges := []bpk.Range{{Page: 3, Pages: 10}, {Page: 1, Pages: 1}, {Page: 20, Pages: 20}}
 	encode := func() (zoneFrame, [][32]byte) {
 		sizes := []int{4, 8, 16, 3}
 		f, err := encodeFrame(newMemImage(image), ranges, sizes, zopt.Fast)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		var plain []byte
 		for _, r := range ranges {
 			plain = append(plain, image[r.Page*page:(r.Page+r.Pages)*page]...)
@@ -216,9 +214,7 @@ func TestCheckFrame(t *testing.T) {
 		return f, chunkSums(plain, sizes)
 	}
 	f, sums := encode()
-	if err := checkFrame(f, ranges, sums); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, checkFrame(f, ranges, sums))
 	for name, harm := range map[string]func(*zoneFrame, [][32]byte){
 		"another byte":      func(_ *zoneFrame, sums [][32]byte) { sums[1][7]++ },
 		"filter not undone": func(f *zoneFrame, _ [][32]byte) { f.filter ^= bpk.FilterX86 },

@@ -13,6 +13,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -38,26 +39,21 @@ func packages(t *testing.T, dir string, version int) {
 			}
 			place := []string{"usr/bin", "usr/lib/x86_64-linux-gnu", fmt.Sprintf("usr/share/pkg%02d", pkg)}[i%3]
 			path := filepath.Join(dir, place, fmt.Sprintf("pkg%02d-file%d", pkg, i))
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, b, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+			testrig.WriteFile(t, path, b)
 			if pkg == 7 && version > 1 && i == 2 {
-				if err := os.WriteFile(path+".new", b, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				testrig.WriteFile(t, path+".new", b)
 			}
 		}
 	}
-	run(t, "find", dir, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
+	testrig.Run(t, "find", dir, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
 }
 
 // A build with one package upgraded shares every chunk that held nothing but content of untouched files, unless one of them
 // now lies in a page with a file of the package, or the chunk lies beside one; also where both builds have boot zones from the same run.
 func TestUpgradeSharesUntouchedChunks(t *testing.T) {
-	dir := t.TempDir()
+	testrig.Slow(t)
+	dir := testrig.MemoryDir(t)
 	var packs [2]*bpk.Pack
 	var images [2]Image
 	for i := range packs {
@@ -67,9 +63,7 @@ func TestUpgradeSharesUntouchedChunks(t *testing.T) {
 		opts := WriteOptions{Boot: bootOf(images[i]), BodyLevel: zstd.SpeedFastest, BootLevel: BootFast}
 		path, _ := mustPack(t, images[i], opts)
 		p, closer, err := bpk.OpenFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		defer closer.Close()
 		packs[i] = p
 	}
@@ -100,9 +94,7 @@ func TestUpgradeSharesUntouchedChunks(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	shared, new, all := 0, int64(0), int64(0)
 	if err := packs[1].Chunks(func(e bpk.Entry) error {
 		all += e.Len
@@ -116,9 +108,7 @@ func TestUpgradeSharesUntouchedChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, err := CompareBase(packs[1], packs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if got := st.NewBytes - st.NewBoot; got > new || got == 0 {
 		t.Errorf("CompareBase says %d new bytes of the body, the indexes %d", got, new)
 	}

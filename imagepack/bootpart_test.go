@@ -7,6 +7,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -58,9 +59,7 @@ func TestBootPartOfLargeImage(t *testing.T) {
 		}
 	}
 	index, err := x.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	chunks := len(planBody(imagePages*page, segs, x))
 	bytes := bpk.HeaderSize + int64(len(index)) + bpk.RootLen(chunks)
 	t.Logf("%d files, %d boot pages in %d ranges (%d in order of touch), %d boot chunks, %d body chunks: %d bytes", len(files), total,

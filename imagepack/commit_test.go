@@ -16,6 +16,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/sign"
+	"bootprof/internal/testrig"
 )
 
 // watch returns a function that tells which names came to be in dir ("+x") and ceased to be ("-x") since it was called last.
@@ -23,9 +24,7 @@ import (
 func watch(t *testing.T, dir string) func() []string {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_FROM); err != nil {
 		t.Fatal(err)
@@ -56,14 +55,10 @@ func watch(t *testing.T, dir string) func() []string {
 // that cannot be made leaves all as it was.
 func TestOrderOfNames(t *testing.T) {
 	ctx := context.Background()
-	src := t.TempDir()
-	if err := os.WriteFile(filepath.Join(src, "file"), []byte("content"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	src := testrig.MemoryDir(t)
+	testrig.WriteFile(t, filepath.Join(src, "file"), []byte("content"))
 	in, err := OpenInput(ctx, src, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer in.Close()
 	image := newMemImage(mixedPages(1, 30))
 	whole, _ := mustPack(t, image, WriteOptions{})
@@ -96,10 +91,8 @@ func TestOrderOfNames(t *testing.T) {
 		}, "+x.bpm +x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			if err := os.Mkdir(dir+"/chunks", 0o755); err != nil {
-				t.Fatal(err)
-			}
+			dir := testrig.MemoryDir(t)
+			testrig.Must(t, os.Mkdir(dir+"/chunks", 0o755))
 			happened := watch(t, dir)
 			signature := "x" + sign.Suffix
 			if c.name == "squashfs" {
@@ -109,21 +102,17 @@ func TestOrderOfNames(t *testing.T) {
 				signer Signer
 				want   string
 			}{{nil, c.plain}, {good, c.plain + " +" + signature}, {good, "-" + signature + " " + c.plain + " +" + signature}, {nil, c.plain}} {
-				if err := c.write(dir+"/x", step.signer); err != nil {
-					t.Fatal(err)
-				}
+				testrig.Must(t, c.write(dir+"/x", step.signer))
 				if got := happened(); !slices.Equal(got, strings.Fields(step.want)) {
 					t.Errorf("names changed as %q, want %q", got, step.want)
 				}
 			}
-			if got := string(readFile(t, dir+"/"+signature)) + sign.Suffix; got != signature {
+			if got := string(testrig.ReadFile(t, dir+"/"+signature)) + sign.Suffix; got != signature {
 				t.Errorf("the name that was signed makes %q, want %q", got, signature)
 			}
 			before := dirNames(t, dir)
-			if err := os.WriteFile(dir+"/x", []byte("old"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			if err := c.write(dir+"/x", bad); !errors.Is(err, errSign) || string(readFile(t, dir+"/x")) != "old" || !slices.Equal(before, dirNames(t, dir)) {
+			testrig.WriteFile(t, dir+"/x", []byte("old"))
+			if err := c.write(dir+"/x", bad); !errors.Is(err, errSign) || string(testrig.ReadFile(t, dir+"/x")) != "old" || !slices.Equal(before, dirNames(t, dir)) {
 				t.Errorf("without a signature: %v, and %q", err, dirNames(t, dir))
 			}
 		})

@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // decoded returns the image that the pack at path makes, with what lies beside it.
@@ -20,38 +23,31 @@ func decoded(t *testing.T, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer closer.Close()
-	out, err := os.Create(filepath.Join(t.TempDir(), "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	out, err := os.Create(filepath.Join(testrig.MemoryDir(t), "image"))
+	testrig.Must(t, err)
 	defer out.Close()
-	if err := out.Truncate(p.Header.ImageSize); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, out.Truncate(p.Header.ImageSize))
 	if err := p.Extract(context.Background(), out, out); err != nil {
 		return nil, err
 	}
-	return readFile(t, out.Name()), nil
+	return testrig.ReadFile(t, out.Name()), nil
 }
 
 // formSizes are pages of images and of their boot order.
 var formSizes = []struct {
 	name        string
 	pages, boot int
-}{{"no boot", 100, 0}, {"few", 300, 7}, {"half", 700, 350}, {"all", 64, 64}, {"one page", 1, 1}, {"many nodes", 20000, 300}}
+}{{"no boot", 100, 0}, {"few", 300, 7}, {"half", 700, 350}, {"all", 64, 64}, {"one page", 1, 1}, {"two nodes", 5000, 300}}
 
 func TestManifest(t *testing.T) {
 	for _, c := range formSizes {
 		t.Run(c.name, func(t *testing.T) {
 			image := mixedPages(3, c.pages)
-			path := filepath.Join(t.TempDir(), "x.img")
-			if err := os.WriteFile(path, image, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			st, err := WriteManifest(context.Background(), path+bpk.ManifestSuffix, newMemImage(image), WriteOptions{Boot: randomBoot(2, c.pages, c.boot)})
-			if err != nil {
-				t.Fatal(err)
-			}
+			path := filepath.Join(testrig.MemoryDir(t), "x.img")
+			testrig.WriteFile(t, path, image)
+			opts := WriteOptions{Boot: randomBoot(2, c.pages, c.boot), BodyLevel: zstd.SpeedFastest, BootLevel: BootFast}
+			st, err := WriteManifest(context.Background(), path+bpk.ManifestSuffix, newMemImage(image), opts)
+			testrig.Must(t, err)
 			if st.PackSize > int64(2000+100*2*c.boot+c.pages*16) { // a range has two borders in the body index
 				t.Errorf("%d bytes for an image of %d pages", st.PackSize, c.pages)
 			}
@@ -67,22 +63,16 @@ func TestManifest(t *testing.T) {
 				at = (at + 1) % len(image)
 			}
 			image[at]++
-			if err := os.WriteFile(path, image, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			testrig.WriteFile(t, path, image)
 			var corrupt *bpk.CorruptError
 			if _, err := decoded(t, path+bpk.ManifestSuffix); !errors.As(err, &corrupt) {
 				t.Errorf("changed image: %v", err)
 			}
-			if err := os.Truncate(path, int64(at)); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, os.Truncate(path, int64(at)))
 			if _, err := decoded(t, path+bpk.ManifestSuffix); !errors.As(err, &corrupt) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("cut image: %v", err)
 			}
-			if err := os.Rename(path+bpk.ManifestSuffix, path+".other"); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, os.Rename(path+bpk.ManifestSuffix, path+".other"))
 			if _, err := decoded(t, path+".other"); err == nil || !strings.Contains(err.Error(), bpk.ManifestSuffix) {
 				t.Errorf("manifest under another name: %v", err)
 			}
@@ -125,21 +115,17 @@ func TestSplit(t *testing.T) {
 	for _, c := range formSizes {
 		t.Run(c.name, func(t *testing.T) {
 			image := mixedPages(4, c.pages)
-			dir := t.TempDir()
+			dir := testrig.MemoryDir(t)
 			pack := filepath.Join(dir, "x.bpk")
-			if _, err := Write(context.Background(), pack, newMemImage(image), WriteOptions{Boot: randomBoot(2, c.pages, c.boot), frame: 64}); err != nil {
-				t.Fatal(err)
-			}
+			opts := WriteOptions{Boot: randomBoot(2, c.pages, c.boot), BodyLevel: zstd.SpeedFastest, BootLevel: BootFast, frame: 64}
+			_, err := Write(context.Background(), pack, newMemImage(image), opts)
+			testrig.Must(t, err)
 			p, closer, err := bpk.OpenFile(pack)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer closer.Close()
 			index := filepath.Join(dir, "x.bpi")
 			st, err := Split(context.Background(), p, index, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			got, err := decoded(t, index)
 			if err != nil || !bytes.Equal(got, image) {
 				t.Fatalf("the image comes back as %d bytes, %v", len(got), err)
@@ -158,18 +144,14 @@ func TestSplit(t *testing.T) {
 				}
 				return nil
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			var corrupt *bpk.CorruptError
 			for what, damage := range map[string]func() error{
 				"missing": func() error { return os.Remove(some) },
 				"longer":  func() error { return os.WriteFile(some, make([]byte, 1<<20), 0o600) },
 				"empty":   func() error { return os.WriteFile(some, nil, 0o600) },
 			} {
-				if err := damage(); err != nil {
-					t.Fatal(err)
-				}
+				testrig.Must(t, damage())
 				if _, err := decoded(t, index); !errors.As(err, &corrupt) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("%s: %v", what, err)
 				}

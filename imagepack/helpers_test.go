@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -81,26 +80,25 @@ func randomBoot(seed uint64, imagePages, n int) []profiles.Range {
 	return out
 }
 
-// mustPack writes the pack of img to a new file.
+// mustPack writes the pack of img to a new file, with the fastest compression unless opts say otherwise.
 func mustPack(t testing.TB, img Image, opts WriteOptions) (path string, st *Stats) {
 	t.Helper()
 	if opts.BodyLevel == 0 {
 		opts.BodyLevel = zstd.SpeedFastest
 	}
-	path = filepath.Join(t.TempDir(), "x.bpk")
-	st, err := Write(context.Background(), path, img, opts)
-	if err != nil {
-		t.Fatal(err)
+	if opts.BootLevel == BootAuto {
+		opts.BootLevel = BootFast
 	}
+	path = filepath.Join(testrig.MemoryDir(t), "x.bpk")
+	st, err := Write(context.Background(), path, img, opts)
+	testrig.Must(t, err)
 	return path, st
 }
 
 func mustOpen(t testing.TB, ctx context.Context, path, fs string) Image {
 	t.Helper()
 	img, err := Open(ctx, path, fs)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() {
 		if err := img.Close(); err != nil {
 			t.Error(err)
@@ -111,19 +109,9 @@ func mustOpen(t testing.TB, ctx context.Context, path, fs string) Image {
 
 func openPack(t testing.TB, path string) *bpk.Pack {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := bpk.Open(f, st.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size := testrig.OpenFile(t, path)
+	p, err := bpk.Open(f, size)
+	testrig.Must(t, err)
 	return p
 }
 
@@ -131,61 +119,20 @@ func openPack(t testing.TB, path string) *bpk.Pack {
 func extract(t testing.TB, pack string) string {
 	t.Helper()
 	p := openPack(t, pack)
-	path := filepath.Join(t.TempDir(), "image")
+	path := filepath.Join(testrig.MemoryDir(t), "image")
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
-	if err := f.Truncate(p.Header.ImageSize); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Extract(context.Background(), f, f); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Truncate(p.Header.ImageSize))
+	testrig.Must(t, p.Extract(context.Background(), f, f))
 	return path
-}
-
-func readFile(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting and making devices need root")
-	}
-}
-
-// run runs a program and fails the test with the end of its output.
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out[max(0, len(out)-1000):])
-	}
-}
-
-// mount mounts an image by a loop device until the end of the test.
-func mount(t testing.TB, fs, image string) string {
-	t.Helper()
-	dir := t.TempDir()
-	run(t, "mount", "-t", fs, "-o", "loop,ro", image, dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
-	return dir
 }
 
 // dirNames returns the names in a directory, sorted.
 func dirNames(t testing.TB, dir string) []string {
 	t.Helper()
 	es, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	var out []string
 	for _, e := range es {
 		out = append(out, e.Name())

@@ -14,61 +14,52 @@ import (
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // inputs makes images in images of the directory src, all in dir, by other people's programs.
 func inputs(t *testing.T, src, dir string) {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	run(t, "mksquashfs", src, at("plain.sqfs"), "-comp", "gzip", "-quiet", "-no-progress")
-	run(t, "mkfs.erofs", "-E", "force-inode-extended", at("plain.erofs"), src)
-	run(t, "mkfs.erofs", "-E", "force-inode-extended", "-zlz4hc", at("lz4.erofs"), src)
-	run(t, "mkfs.ext4", "-q", "-d", src, "-O", "^has_journal", at("plain.ext4"), "32m")
-	run(t, "debugfs", "-w", "-R", "rmdir lost+found", at("plain.ext4"))
-	run(t, "debugfs", "-w", "-R", "set_inode_field / mtime @1600000000", at("plain.ext4"))
-	run(t, "debugfs", "-w", "-R", "set_inode_field / mtime_extra 0", at("plain.ext4"))
+	testrig.Run(t, "mksquashfs", src, at("plain.sqfs"), "-comp", "gzip", "-quiet", "-no-progress")
+	testrig.Run(t, "mkfs.erofs", "-E", "force-inode-extended", at("plain.erofs"), src)
+	testrig.Run(t, "mkfs.erofs", "-E", "force-inode-extended", "-zlz4hc", at("lz4.erofs"), src)
+	testrig.Run(t, "mkfs.ext4", "-q", "-d", src, "-O", "^has_journal", at("plain.ext4"), "32m")
+	testrig.Run(t, "debugfs", "-w", "-R", "rmdir lost+found", at("plain.ext4"))
+	testrig.Run(t, "debugfs", "-w", "-R", "set_inode_field / mtime @1600000000", at("plain.ext4"))
+	testrig.Run(t, "debugfs", "-w", "-R", "set_inode_field / mtime_extra 0", at("plain.ext4"))
 
 	live := at("live")
-	if err := os.MkdirAll(filepath.Join(live, "live"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.MkdirAll(filepath.Join(live, "live"), 0o755))
 	copyFile(t, at("plain.sqfs"), filepath.Join(live, "live/filesystem.squashfs"))
-	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("live.iso"), live)
+	testrig.Run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("live.iso"), live)
 	copyFile(t, at("plain.sqfs"), filepath.Join(live, "live/other.squashfs"))
-	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("two.iso"), live)
-	writeCloop(t, at("live.cloop"), readFile(t, at("live.iso")))
+	testrig.Run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("two.iso"), live)
+	writeCloop(t, at("live.cloop"), testrig.ReadFile(t, at("live.iso")))
 
 	nested := at("nested")
-	if err := os.MkdirAll(filepath.Join(nested, "LiveOS"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.MkdirAll(filepath.Join(nested, "LiveOS"), 0o755))
 	copyFile(t, at("plain.ext4"), filepath.Join(nested, "LiveOS/rootfs.img"))
-	run(t, "mksquashfs", nested, at("nested.sqfs"), "-comp", "zstd", "-quiet", "-no-progress")
+	testrig.Run(t, "mksquashfs", nested, at("nested.sqfs"), "-comp", "zstd", "-quiet", "-no-progress")
 
 	disk := at("disk.img")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 64<<20); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "sh", "-c", "printf 'label: gpt\nsize=8MiB, type=uefi\nsize=40MiB, type=4f68bce3-e8cd-4db1-96e7-fbcaf984b709\n' | sfdisk -q "+disk)
-	run(t, "dd", "if="+at("plain.ext4"), "of="+disk, "bs=1M", "seek=9", "conv=notrunc", "status=none")
+	testrig.WriteFile(t, disk, "")
+	testrig.Must(t, os.Truncate(disk, 64<<20))
+	testrig.Run(t, "sh", "-c", "printf 'label: gpt\nsize=8MiB, type=uefi\nsize=40MiB, type=4f68bce3-e8cd-4db1-96e7-fbcaf984b709\n' | sfdisk -q "+disk)
+	testrig.Run(t, "dd", "if="+at("plain.ext4"), "of="+disk, "bs=1M", "seek=9", "conv=notrunc", "status=none")
 	mbr := at("mbr.img")
-	run(t, "truncate", "-s", "64M", mbr)
-	run(t, "sh", "-c", "printf 'label: dos\nsize=8MiB, type=c\nsize=40MiB, type=83, bootable\n' | sfdisk -q "+mbr)
-	run(t, "dd", "if="+at("plain.ext4"), "of="+mbr, "bs=1M", "seek=9", "conv=notrunc", "status=none")
+	testrig.Run(t, "truncate", "-s", "64M", mbr)
+	testrig.Run(t, "sh", "-c", "printf 'label: dos\nsize=8MiB, type=c\nsize=40MiB, type=83, bootable\n' | sfdisk -q "+mbr)
+	testrig.Run(t, "dd", "if="+at("plain.ext4"), "of="+mbr, "bs=1M", "seek=9", "conv=notrunc", "status=none")
 
 	// The ISO in KNOPPIX's cloop is the root itself.
-	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("root.iso"), src)
-	writeCloop(t, at("knoppix.cloop"), readFile(t, at("root.iso")))
+	testrig.Run(t, "xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", at("root.iso"), src)
+	writeCloop(t, at("knoppix.cloop"), testrig.ReadFile(t, at("root.iso")))
 }
 
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
-	if err := os.WriteFile(to, readFile(t, from), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, to, testrig.ReadFile(t, from))
 }
 
 // writeCloop writes image as a cloop v2.
@@ -92,30 +83,23 @@ func writeCloop(t *testing.T, path string, image []byte) {
 		z.Close()
 	}
 	head = binary.BigEndian.AppendUint64(head, first+uint64(data.Len()))
-	if err := os.WriteFile(path, append(head, data.Bytes()...), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, append(head, data.Bytes()...))
 }
 
 // Every input becomes an image of the file system in it, and its files, as the kernel shows them in the pack's image, are
 // those of the source directory.
 func TestInputsWithinInputs(t *testing.T) {
-	needRoot(t)
-	src, dir := t.TempDir(), t.TempDir()
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
+	src, dir := testrig.MemoryDir(t), testrig.MemoryDir(t)
 	for name, content := range map[string]string{"etc/hostname": "lab\n", "usr/bin/x": strings.Repeat("some bytes of a program\n", 9000), "empty": ""} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(src, name)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(src, name), []byte(content), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(src, name)), 0o755))
+		testrig.WriteFile(t, filepath.Join(src, name), content)
 	}
-	run(t, "find", src, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
+	testrig.Run(t, "find", src, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
 	inputs(t, src, dir)
 	want, err := tree.FromDir(context.Background(), src, tree.DirOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	pack := filepath.Join(dir, "x.bpk")
 	if _, err := Write(context.Background(), pack, mustOpen(t, context.Background(), src, ""), WriteOptions{}); err != nil {
 		t.Fatal(err)
@@ -146,14 +130,10 @@ func TestInputsWithinInputs(t *testing.T) {
 	} {
 		t.Run(c.name+" "+c.fs, func(t *testing.T) {
 			in, err := OpenInput(context.Background(), filepath.Join(dir, c.name), c.inside)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer in.Close()
 			img, err := in.Image(context.Background(), c.fs)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer img.Close()
 			if img.Filesystem() != c.kind || len(img.Segments()) == 0 || img.Size()%bpk.PageSize != 0 {
 				t.Errorf("%s image of %d bytes with %d segments", img.Filesystem(), img.Size(), len(img.Segments()))
@@ -161,12 +141,12 @@ func TestInputsWithinInputs(t *testing.T) {
 			packed, _ := mustPack(t, img, WriteOptions{})
 			image := extract(t, packed)
 			var mnt string
-			if c.kind == "iso9660" && !strings.Contains(string(readFile(t, "/proc/filesystems")), c.kind) {
-				mnt = t.TempDir() // not every kernel mounts an ISO
-				run(t, "bsdtar", "-xpf", image, "-C", mnt)
-				run(t, "touch", "-d", "@1600000000", mnt) // which is there before
+			if c.kind == "iso9660" && !strings.Contains(string(testrig.ReadFile(t, "/proc/filesystems")), c.kind) {
+				mnt = testrig.MemoryDir(t) // not every kernel mounts an ISO
+				testrig.Run(t, "bsdtar", "-xpf", image, "-C", mnt)
+				testrig.Run(t, "touch", "-d", "@1600000000", mnt) // which is there before
 			} else {
-				mnt = mount(t, c.kind, image)
+				mnt = testrig.Mount(t, c.kind, image)
 			}
 			if diff := treetest.Diff(mnt, want, treetest.Options{WholeSeconds: true}); len(diff) > 0 {
 				t.Errorf("the files differ: %q", diff)
@@ -196,10 +176,8 @@ func TestInputsWithinInputs(t *testing.T) {
 	for name, kind := range map[string]string{"two.iso": "iso9660", "disk.img": "", "live.cloop": ""} {
 		img := mustOpen(t, context.Background(), filepath.Join(dir, name), FSKeep)
 		b := make([]byte, img.Size())
-		if err := readImage(img, b, 0); err != nil {
-			t.Fatal(err)
-		}
-		if whole := readFile(t, filepath.Join(dir, name)); img.Filesystem() != kind || !bytes.HasPrefix(b, whole) {
+		testrig.Must(t, readImage(img, b, 0))
+		if whole := testrig.ReadFile(t, filepath.Join(dir, name)); img.Filesystem() != kind || !bytes.HasPrefix(b, whole) {
 			t.Errorf("%s, kept: %q, %d bytes", name, img.Filesystem(), len(b))
 		}
 		if name != "live.cloop" && len(img.Segments()) == 0 {

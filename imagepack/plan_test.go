@@ -11,6 +11,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -81,7 +82,7 @@ func TestPlanBodyFollowsFiles(t *testing.T) {
 // A file that grows leaves the chunks of most others as they are.
 func TestPlanBodyIsStable(t *testing.T) {
 	digests := func(grown int) map[[32]byte]bool {
-		dir := t.TempDir()
+		dir := testrig.MemoryDir(t)
 		r := rand.New(rand.NewPCG(9, 9))
 		for i := range 400 {
 			b := make([]byte, r.IntN(40_000))
@@ -92,18 +93,12 @@ func TestPlanBodyIsStable(t *testing.T) {
 				b = append(b, make([]byte, grown)...)
 			}
 			sub := filepath.Join(dir, fmt.Sprint(i/20))
-			if err := os.MkdirAll(sub, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), b, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, os.MkdirAll(sub, 0o755))
+			testrig.WriteFile(t, filepath.Join(sub, fmt.Sprint(i)), b)
 		}
 		path, _ := mustPack(t, mustOpen(t, context.Background(), dir, ""), WriteOptions{})
 		out := map[[32]byte]bool{}
-		if err := openPack(t, path).Chunks(func(e bpk.Entry) error { out[e.SHA256] = true; return nil }); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, openPack(t, path).Chunks(func(e bpk.Entry) error { out[e.SHA256] = true; return nil }))
 		return out
 	}
 	before, after := digests(0), digests(8000)
@@ -143,38 +138,34 @@ func TestPageRanges(t *testing.T) {
 }
 
 func TestOpenEmptyDirectory(t *testing.T) {
-	needRoot(t)
-	img := mustOpen(t, context.Background(), t.TempDir(), "")
+	testrig.NeedRoot(t)
+	img := mustOpen(t, context.Background(), testrig.MemoryDir(t), "")
 	pack, _ := mustPack(t, img, WriteOptions{Boot: []profiles.Range{{ImageOff: 0, Len: page}}})
-	if names := dirNames(t, mount(t, "erofs", extract(t, pack))); len(names) != 0 {
+	if names := dirNames(t, testrig.Mount(t, "erofs", extract(t, pack))); len(names) != 0 {
 		t.Errorf("the image of an empty directory shows %q", names)
 	}
 }
 
 // Files of holes only take no room, neither in the image nor in the pack.
 func TestOpenHoles(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	for i, n := range []int64{1, 4096, 1 << 20, 1 << 30} {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(filepath.Join(dir, fmt.Sprint(i)), n); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, filepath.Join(dir, fmt.Sprint(i)), "")
+		testrig.Must(t, os.Truncate(filepath.Join(dir, fmt.Sprint(i)), n))
 	}
 	pack, st := mustPack(t, mustOpen(t, context.Background(), dir, ""), WriteOptions{})
 	if st.PackSize > 64<<10 {
 		t.Errorf("the pack has %d bytes", st.PackSize)
 	}
-	at := mount(t, "erofs", extract(t, pack))
+	at := testrig.Mount(t, "erofs", extract(t, pack))
 	for i, n := range []int64{1, 4096, 1 << 20, 1 << 30} {
 		fi, err := os.Stat(filepath.Join(at, fmt.Sprint(i)))
 		if err != nil || fi.Size() != n {
 			t.Errorf("file of %d bytes: %v, %v", n, fi, err)
 		}
 	}
-	if !allZero(readFile(t, filepath.Join(at, "2"))) {
+	if !allZero(testrig.ReadFile(t, filepath.Join(at, "2"))) {
 		t.Error("a hole is not zero")
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // foreign gives a pack another shape, which no writer of ours makes and every reader accepts: of a later minor version,
@@ -19,9 +19,7 @@ import (
 func foreign(t *testing.T, pack []byte) []byte {
 	t.Helper()
 	p, err := bpk.Open(bytes.NewReader(pack), int64(len(pack)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	out := append(bytes.Clone(pack), make([]byte, 100_000)...)
 	var leaves []bpk.Entry
 	add := func(entries []bpk.Entry) bpk.Block {
@@ -50,12 +48,10 @@ func foreign(t *testing.T, pack []byte) []byte {
 func TestSplitForeign(t *testing.T) {
 	image := append(mixedPages(8, 500), make([]byte, 300*bpk.PageSize)...)
 	path, _ := mustPack(t, newMemImage(image), WriteOptions{Boot: randomBoot(2, 500, 100)})
-	b := foreign(t, readFile(t, path))
+	b := foreign(t, testrig.ReadFile(t, path))
 	p, err := bpk.Open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	index := filepath.Join(t.TempDir(), "x.bpi")
+	testrig.Must(t, err)
+	index := filepath.Join(testrig.MemoryDir(t), "x.bpi")
 	if _, err := Split(t.Context(), p, index, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -72,21 +68,17 @@ func TestSplitForeign(t *testing.T) {
 func TestSplitDamaged(t *testing.T) {
 	image := mixedPages(8, 300)
 	path, _ := mustPack(t, newMemImage(image), WriteOptions{Boot: randomBoot(2, 300, 100)})
-	good := readFile(t, path)
+	good := testrig.ReadFile(t, path)
 	h, err := bpk.DecodeHeader(good)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	for name, at := range map[string]int64{
 		"boot zone": h.Boot.PackOff + h.Boot.Len - 1, "root": h.BodyRoot.PackOff + 3, "body": h.BodyRoot.PackOff + h.BodyRoot.Len + 3,
 	} {
 		b := bytes.Clone(good)
 		b[at] ^= 1
 		p, err := bpk.Open(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		index := filepath.Join(t.TempDir(), "x.bpi")
+		testrig.Must(t, err)
+		index := filepath.Join(testrig.MemoryDir(t), "x.bpi")
 		var corrupt *bpk.CorruptError
 		if _, err := Split(t.Context(), p, index, nil); !errors.As(err, &corrupt) {
 			t.Errorf("%s damaged: %v", name, err)
@@ -102,7 +94,7 @@ func TestSplitOverOtherFiles(t *testing.T) {
 	image := mixedPages(8, 64)
 	path, _ := mustPack(t, newMemImage(image), WriteOptions{})
 	p := openPack(t, path)
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	n := 0
 	if err := p.Chunks(func(e bpk.Entry) error {
 		name := filepath.Join(dir, bpk.ChunkName(e.SHA256))
@@ -117,7 +109,7 @@ func TestSplitOverOtherFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	index := filepath.Join(dir, "x.bpi")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testrig.Patience)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
@@ -126,9 +118,7 @@ func TestSplitOverOtherFiles(t *testing.T) {
 	}()
 	select {
 	case err := <-done:
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 	case <-ctx.Done():
 		t.Fatal("Split hangs")
 	}
@@ -141,7 +131,7 @@ func TestSplitOverOtherFiles(t *testing.T) {
 func TestBaseOfZeros(t *testing.T) {
 	path, _ := mustPack(t, newMemImage(mixedPages(8, 64)), WriteOptions{})
 	p := openPack(t, path)
-	b := readFile(t, path)
+	b := testrig.ReadFile(t, path)
 	h := *p.Header
 	var claims []bpk.Entry
 	if err := p.Chunks(func(e bpk.Entry) error {
@@ -155,9 +145,7 @@ func TestBaseOfZeros(t *testing.T) {
 	h.BodyRoot.SHA256 = sha256.Sum256(root)
 	copy(b, h.Encode())
 	base, err := bpk.Open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if st, err := CompareBase(p, base); err != nil || st.New != st.Chunks || st.Chunks == 0 || st.NewBytes != st.Bytes {
 		t.Errorf("CompareBase = %+v, %v", st, err)
 	}

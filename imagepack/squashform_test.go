@@ -13,14 +13,16 @@ import (
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
 // A squashfs in boot order, of a directory and of another squashfs: the kernel shows the same files, the manifest fits, and
 // its boot pages hold all that a reader of the touched files needs, in few ranges.
 func TestWriteSquashfs(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	r := rand.New(rand.NewPCG(3, 3))
 	for i := range 300 {
 		b := make([]byte, r.IntN(1<<r.IntN(20)))
@@ -28,31 +30,21 @@ func TestWriteSquashfs(t *testing.T) {
 			b[k] = byte(r.IntN(20))
 		}
 		dir := filepath.Join(src, []string{"bin", "lib", "share/doc"}[i%3])
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, string(rune('a'+i%26))+strings.Repeat("x", i/26)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.MkdirAll(dir, 0o755))
+		testrig.WriteFile(t, filepath.Join(dir, string(rune('a'+i%26))+strings.Repeat("x", i/26)), b)
 	}
-	run(t, "find", src, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
+	testrig.Run(t, "find", src, "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+")
 	want, err := tree.FromDir(context.Background(), src, tree.DirOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sqfs := filepath.Join(t.TempDir(), "source.sqfs")
-	run(t, "mksquashfs", src, sqfs, "-comp", "gzip", "-quiet", "-no-progress")
-	for _, input := range []string{src, sqfs} {
-		t.Run(filepath.Base(input), func(t *testing.T) {
+	testrig.Must(t, err)
+	sqfs := filepath.Join(testrig.MemoryDir(t), "source.sqfs")
+	testrig.Run(t, "mksquashfs", src, sqfs, "-comp", "gzip", "-quiet", "-no-progress")
+	for name, input := range map[string]string{"directory": src, "squashfs": sqfs} {
+		t.Run(name, func(t *testing.T) {
 			in, err := OpenInput(context.Background(), input, "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer in.Close()
 			ref, err := in.Image(context.Background(), FSErofs)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer ref.Close()
 			var boot []profiles.Range
 			touched := make(map[string]bool)
@@ -62,34 +54,26 @@ func TestWriteSquashfs(t *testing.T) {
 					touched[s.Path] = true
 				}
 			}
-			out := filepath.Join(t.TempDir(), "out.sqfs")
+			out := filepath.Join(testrig.MemoryDir(t), "out.sqfs")
 			st, err := WriteSquashfs(context.Background(), in, out, SquashfsOptions{Boot: boot, Reference: ref})
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if st.Layout.UnknownTouches != 0 {
 				t.Errorf("%d touches of unknown files", st.Layout.UnknownTouches)
 			}
-			treetest.CompareDir(t, mount(t, "squashfs", out), want)
+			treetest.CompareDir(t, testrig.Mount(t, "squashfs", out), want)
 
-			image := readFile(t, out)
+			image := testrig.ReadFile(t, out)
 			if got, err := decoded(t, out+bpk.ManifestSuffix); err != nil || string(got) != string(image) {
 				t.Errorf("the manifest makes %d bytes of %d, %v", len(got), len(image), err)
 			}
 			p, closer, err := bpk.OpenFile(out + bpk.ManifestSuffix)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer closer.Close()
 			f, err := os.Open(out)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer f.Close()
 			s, err := squashfs.Open(f, int64(len(image)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			for _, seg := range s.Map().Segments() {
 				if touched[seg.Path] || seg.Path == "" || seg.Path == "lib" {
 					first, end := seg.ImageOff/bpk.PageSize, (seg.ImageOff+seg.ImageLen-1)/bpk.PageSize

@@ -9,6 +9,7 @@ import (
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -18,23 +19,21 @@ func packAndMount(t *testing.T, input string) string {
 	img := mustOpen(t, context.Background(), input, "")
 	pages := int(img.Size() / page)
 	pack, _ := mustPack(t, img, WriteOptions{Boot: randomBoot(1, pages, min(pages/3, 100))})
-	return mount(t, "erofs", extract(t, pack))
+	return testrig.Mount(t, "erofs", extract(t, pack))
 }
 
 // treeOf reads the tree of a directory; tree's own tests hold it to the kernel's view.
 func treeOf(t *testing.T, dir string) *tree.Inode {
 	t.Helper()
 	root, err := tree.FromDir(context.Background(), dir, tree.DirOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return root
 }
 
 // What the kernel shows of the image in a pack is the directory that was packed.
 func TestPackDirectory(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	treetest.MakeDir(t, src, treetest.Features{Nanoseconds: true, NegativeTime: true, LateTime: true, ACL: true, Wide: 3000})
 	at := packAndMount(t, src)
 	treetest.CompareDir(t, at, treeOf(t, src))
@@ -42,18 +41,21 @@ func TestPackDirectory(t *testing.T) {
 
 // A tar by GNU tar, with attributes and times to the nanosecond (PAX), and compressed.
 func TestPackTar(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	treetest.MakeDir(t, src, treetest.Features{Nanoseconds: true, NegativeTime: true, LateTime: true})
 	remove(t, src, "special/socket", "special/null-again") // GNU tar keeps neither sockets nor links of devices
 	for _, c := range []struct{ name, flag string }{{"x.tar", ""}, {"x.tar.gz", "--gzip"}, {"x.tar.zst", "--zstd"}} {
 		t.Run(c.name, func(t *testing.T) {
-			archive := filepath.Join(t.TempDir(), c.name)
+			if c.flag != "--zstd" {
+				testrig.Slow(t)
+			}
+			archive := filepath.Join(testrig.MemoryDir(t), c.name)
 			args := []string{"-C", src, "--format=pax", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--sparse", "-cf", archive, "."}
 			if c.flag != "" {
 				args = append(args, c.flag)
 			}
-			run(t, "tar", args...)
+			testrig.Run(t, "tar", args...)
 			treetest.CompareDir(t, packAndMount(t, archive), treeOf(t, src))
 		})
 	}
@@ -61,14 +63,17 @@ func TestPackTar(t *testing.T) {
 
 // A squashfs by mksquashfs; it keeps whole seconds and no ACLs.
 func TestPackSquashfs(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	treetest.MakeDir(t, src, treetest.Features{})
 	remove(t, src, "special/link-again") // mksquashfs makes two of a symlink with two names
 	for _, comp := range []string{"zstd", "gzip"} {
 		t.Run(comp, func(t *testing.T) {
-			image := filepath.Join(t.TempDir(), "x.sqfs")
-			run(t, "mksquashfs", src, image, "-quiet", "-no-progress", "-comp", comp)
+			if comp != "gzip" {
+				testrig.Slow(t)
+			}
+			image := filepath.Join(testrig.MemoryDir(t), "x.sqfs")
+			testrig.Run(t, "mksquashfs", src, image, "-quiet", "-no-progress", "-comp", comp, "-Xcompression-level", "3")
 			treetest.CompareDir(t, packAndMount(t, image), treeOf(t, src))
 		})
 	}
@@ -76,39 +81,40 @@ func TestPackSquashfs(t *testing.T) {
 
 // With --fs keep a squashfs is the image itself, padded.
 func TestPackSquashfsKept(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	treetest.MakeDir(t, src, treetest.Features{})
 	remove(t, src, "special/link-again") // mksquashfs makes two of a symlink with two names
-	image := filepath.Join(t.TempDir(), "x.sqfs")
-	run(t, "mksquashfs", src, image, "-quiet", "-no-progress")
+	image := filepath.Join(testrig.MemoryDir(t), "x.sqfs")
+	testrig.Run(t, "mksquashfs", src, image, "-quiet", "-no-progress")
 	img := mustOpen(t, context.Background(), image, FSKeep)
 	pack, _ := mustPack(t, img, WriteOptions{Boot: []profiles.Range{{ImageOff: 0, Len: page}}})
 	out := extract(t, pack)
-	if raw := readFile(t, image); !bytes.HasPrefix(readFile(t, out), raw) {
+	if raw := testrig.ReadFile(t, image); !bytes.HasPrefix(testrig.ReadFile(t, out), raw) {
 		t.Error("the image in the pack is not the squashfs that was packed")
 	}
 	if fs := openPack(t, pack).Header.Filesystem; fs != "squashfs" {
 		t.Errorf("file system %q", fs)
 	}
-	treetest.CompareDir(t, mount(t, "squashfs", out), treeOf(t, src))
+	treetest.CompareDir(t, testrig.Mount(t, "squashfs", out), treeOf(t, src))
 }
 
 // The same input twice gives the same bytes; a directory and its PAX tar give the same image. A tar of an
 // older format keeps whole seconds, so that only mtimes differ.
 func TestPackInputsAgree(t *testing.T) {
-	needRoot(t)
-	src := t.TempDir()
+	testrig.SlowRaced(t)
+	testrig.NeedRoot(t)
+	src := testrig.MemoryDir(t)
 	treetest.MakeDir(t, src, treetest.Features{Nanoseconds: true})
 	remove(t, src, "special/socket", "special/null-again")
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	pax, gnu := filepath.Join(dir, "pax.tar"), filepath.Join(dir, "gnu.tar")
 	tarArgs := []string{"-C", src, "--xattrs", "--xattrs-include=*", "--numeric-owner", "--sort=none"}
-	run(t, "tar", append(tarArgs, "--format=pax", "-cf", pax, ".")...)
-	run(t, "tar", "-C", src, "--format=gnu", "--numeric-owner", "-cf", gnu, ".")
+	testrig.Run(t, "tar", append(tarArgs, "--format=pax", "-cf", pax, ".")...)
+	testrig.Run(t, "tar", "-C", src, "--format=gnu", "--numeric-owner", "-cf", gnu, ".")
 	pack := func(input string) []byte {
 		path, _ := mustPack(t, mustOpen(t, context.Background(), input, ""), WriteOptions{Boot: randomBoot(3, 500, 60)})
-		return readFile(t, path)
+		return testrig.ReadFile(t, path)
 	}
 	first := pack(src)
 	if !bytes.Equal(first, pack(src)) {
@@ -131,8 +137,8 @@ func TestPackInputsAgree(t *testing.T) {
 // copyOf copies a tree with everything in it, other inode numbers and all.
 func copyOf(t *testing.T, src string) string {
 	t.Helper()
-	dst := filepath.Join(t.TempDir(), "copy")
-	run(t, "cp", "-a", src, dst)
+	dst := filepath.Join(testrig.MemoryDir(t), "copy")
+	testrig.Run(t, "cp", "-a", src, dst)
 	return dst
 }
 
@@ -142,14 +148,8 @@ func remove(t *testing.T, dir string, names ...string) {
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		st, err := os.Stat(filepath.Dir(path))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(filepath.Dir(path), st.ModTime(), st.ModTime()); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
+		testrig.Must(t, os.Remove(path))
+		testrig.Must(t, os.Chtimes(filepath.Dir(path), st.ModTime(), st.ModTime()))
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -23,7 +24,7 @@ const page = bpk.PageSize
 func checkPack(t *testing.T, img Image, want []byte, boot []profiles.Range) (*bpk.Pack, *Stats) {
 	t.Helper()
 	path, st := mustPack(t, img, WriteOptions{Boot: boot, frame: 100})
-	if got := readFile(t, extract(t, path)); !bytes.Equal(got, want) {
+	if got := testrig.ReadFile(t, extract(t, path)); !bytes.Equal(got, want) {
 		t.Fatalf("the extracted image of %d bytes is not the one of %d bytes that was packed", len(got), len(want))
 	}
 	p := openPack(t, path)
@@ -52,6 +53,7 @@ func checkPack(t *testing.T, img Image, want []byte, boot []profiles.Range) (*bp
 }
 
 func TestWriteEdges(t *testing.T) {
+	testrig.SlowRaced(t)
 	whole := func(pages int64) []profiles.Range { return []profiles.Range{{ImageOff: 0, Len: pages * page}} }
 	for _, c := range []struct {
 		name  string
@@ -64,7 +66,7 @@ func TestWriteEdges(t *testing.T) {
 		{"one zero page", make([]byte, page), nil},
 		{"one page, all boot", mixedPages(3, 1), whole(1)},
 		{"one zero page, all boot", make([]byte, page), whole(1)},
-		{"all boot pages", sparsePages(4, 700, 100), whole(700)},
+		{"all boot pages", sparsePages(4, 250, 40), whole(250)},
 		{"all boot pages, backwards", mixedPages(5, 60), randomBoot(1, 60, 60)},
 		{"all zeros", make([]byte, 1000*page), nil},
 		{"all zeros, some boot", make([]byte, 1000*page), randomBoot(2, 1000, 100)},
@@ -73,18 +75,22 @@ func TestWriteEdges(t *testing.T) {
 		{"boot range over the end", mixedPages(8, 5), []profiles.Range{{ImageOff: 3 * page, Len: 99 * page}, {ImageOff: 70 * page, Len: page}}},
 		{"odd and repeated boot ranges", mixedPages(9, 50), []profiles.Range{{ImageOff: 5*page + 100, Len: 1}, {ImageOff: 4*page - 1, Len: 3 * page}, {ImageOff: 0, Len: 10 * page}, {}}},
 		{"one chunk and a page", mixedPages(10, 33), nil},
-		{"a frame of full length", mixedPages(11, 200), randomBoot(3, 200, 100)},
-		{"two frames and a page", sparsePages(12, 300, 200), randomBoot(3, 300, 201)},
+		{"a frame of full length", sparsePages(11, 200, 60), randomBoot(3, 200, 100)},
+		{"two frames and a page", sparsePages(12, 300, 60), randomBoot(3, 300, 201)},
 	} {
 		t.Run(c.name, func(t *testing.T) { checkPack(t, newMemImage(c.image), c.image, c.boot) })
 	}
 }
 
 func TestWriteRandomBoots(t *testing.T) {
+	testrig.SlowRaced(t)
 	image := sparsePages(20, 1000, 300)
 	plain, _ := mustPack(t, newMemImage(image), WriteOptions{})
-	want := readFile(t, extract(t, plain))
+	want := testrig.ReadFile(t, extract(t, plain))
 	for seed := range uint64(6) {
+		if seed > 1 && testing.Short() {
+			break
+		}
 		checkPack(t, newMemImage(image), want, randomBoot(seed, 1000, int(seed*100)+17))
 	}
 }
@@ -99,6 +105,7 @@ func (s segmented) Segments() []imagemap.Segment { return s.segs }
 
 // An index of three levels: more than 128*128 chunks, as small as they come.
 func TestWriteDeepIndex(t *testing.T) {
+	testrig.Slow(t)
 	const chunks = 128*128 + 300
 	const chunkPages = 8
 	var segs []imagemap.Segment
@@ -107,15 +114,11 @@ func TestWriteDeepIndex(t *testing.T) {
 			segs = append(segs, imagemap.Segment{ImageOff: int64(len(segs)) * chunkPages * page, ImageLen: chunkPages * page, Path: name})
 		}
 	}
-	path := filepath.Join(t.TempDir(), "sparse")
+	path := filepath.Join(testrig.MemoryDir(t), "sparse")
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
-	if err := f.Truncate(chunks * chunkPages * page); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Truncate(chunks*chunkPages*page))
 	for _, at := range []int64{0, 1, 127, 128, 129, 128*128 - 1, 128 * 128, chunks - 1} {
 		if _, err := f.WriteAt([]byte{1, 2, 3, byte(at)}, at*chunkPages*page+77); err != nil {
 			t.Fatal(err)
@@ -143,9 +146,7 @@ func TestWriteDeepIndex(t *testing.T) {
 		}
 	}
 	got, err := os.Open(extract(t, pack)) // compares the SHA-256, which Write took of the source
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer got.Close()
 	a, b := make([]byte, page), make([]byte, page)
 	for _, at := range []int64{0, 1, 2, 128, 128*128 - 1, 128 * 128, chunks - 1} {
@@ -162,10 +163,8 @@ func TestWriteOddRawImage(t *testing.T) {
 	for _, size := range []int{1, 511, page - 1, page + 1, 40*page + 17, 64*page - 1} {
 		raw := mixedPages(uint64(size), size/page+1)[:size]
 		raw[size-1] = 0xa5
-		path := filepath.Join(t.TempDir(), "raw")
-		if err := os.WriteFile(path, raw, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		path := filepath.Join(testrig.MemoryDir(t), "raw")
+		testrig.WriteFile(t, path, raw)
 		img := mustOpen(t, context.Background(), path, FSKeep)
 		want := append(raw, make([]byte, int(img.Size())-size)...)
 		if len(want)%page != 0 || len(want)-size >= page {
@@ -185,17 +184,18 @@ func TestWriteOddRawImage(t *testing.T) {
 
 // The same input gives the same bytes, whatever the number of goroutines and whether the digest is known.
 func TestWriteReproducible(t *testing.T) {
-	image := sparsePages(30, 2000, 250)
+	testrig.SlowRaced(t)
+	image := sparsePages(30, 1200, 60)
 	segs := []imagemap.Segment{{ImageOff: 3 * page, ImageLen: 70 * page, Path: "a"}, {ImageOff: 100 * page, ImageLen: 900 * page, Path: "b"}}
 	info := func(int64) []byte { return []byte(`{"tool":"test"}`) }
 	var first []byte
 	for _, workers := range []int{1, 8, 3, 0} {
-		opts := WriteOptions{Boot: randomBoot(4, 2000, 500), Workers: workers, frame: 60, Info: info}
+		opts := WriteOptions{Boot: randomBoot(4, 1200, 150), Workers: workers, frame: 40, Info: info}
 		if workers == 3 {
 			opts.ImageSHA256 = sha256.Sum256(image)
 		}
 		path, _ := mustPack(t, newMemImage(image, segs...), opts)
-		b := readFile(t, path)
+		b := testrig.ReadFile(t, path)
 		if first == nil {
 			first = b
 		}
@@ -255,7 +255,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"a bad name of a file system", namedImage{newMemImage(image), "../x"}, WriteOptions{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := testrig.MemoryDir(t)
 			if st, err := Write(context.Background(), dir+"/x.bpk", c.img, c.opts); err == nil || st != nil {
 				t.Errorf("Write = %v, %v", st, err)
 			} else {
@@ -276,30 +276,28 @@ type namedImage struct {
 func (n namedImage) Filesystem() string { return n.fs }
 
 func TestOpenRefuses(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	pack, _ := mustPack(t, newMemImage(mixedPages(1, 2)), WriteOptions{})
 	write := func(name string, b []byte) string {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, filepath.Join(dir, name), b)
 		return filepath.Join(dir, name)
 	}
 	fifo := filepath.Join(dir, "fifo")
-	run(t, "mkfifo", fifo)
+	testrig.Run(t, "mkfifo", fifo)
 	sqfs := filepath.Join(dir, "whole.sqfs")
-	run(t, "mksquashfs", pack, sqfs, "-quiet", "-no-progress")
+	testrig.Run(t, "mksquashfs", pack, sqfs, "-quiet", "-no-progress")
 	for _, c := range []struct{ name, path, fs string }{
 		{"nothing there", filepath.Join(dir, "missing"), ""},
 		{"an empty file", write("empty", nil), ""},
 		{"a pack of nothing known as a tree", pack, FSErofs},
-		{"a cut pack", write("x.bpk", readFile(t, pack)[:520]), ""},
+		{"a cut pack", write("x.bpk", testrig.ReadFile(t, pack)[:520]), ""},
 		{"a FIFO", fifo, ""},
 		{"a character device", "/dev/null", ""},
 		{"a directory as image", dir, FSKeep},
 		{"an unknown form", dir, "ext2"},
 		{"noise as a tree", write("noise", mixedPages(4, 3)), FSErofs},
 		{"a cut gzip", write("x.tar.gz", []byte("\x1f\x8b\x08\x00\x00")), ""},
-		{"a cut squashfs", write("x.sqfs", readFile(t, sqfs)[:300]), ""},
+		{"a cut squashfs", write("x.sqfs", testrig.ReadFile(t, sqfs)[:300]), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			img, err := Open(context.Background(), c.path, c.fs)

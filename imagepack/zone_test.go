@@ -5,15 +5,16 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"bootprof/imagepack/bpk"
 	"bootprof/imagepack/zopt"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -69,13 +70,14 @@ func TestSplitFrames(t *testing.T) {
 
 // The sizes that analyze prices are those of the boot zone that pack writes.
 func TestCompressedSizesAreThoseOfThePack(t *testing.T) {
-	image := sparsePages(1, 2000, 300)
-	boot := randomBoot(1, 2000, 700)
-	_, st := mustPack(t, newMemImage(image), WriteOptions{Boot: boot})
+	testrig.Slow(t)
+	image := sparsePages(1, 1000, 150)
+	boot := randomBoot(1, 1000, 500)
+	path := filepath.Join(testrig.MemoryDir(t), "x.bpk")
+	st, err := Write(t.Context(), path, newMemImage(image), WriteOptions{Boot: boot, BodyLevel: zstd.SpeedFastest})
+	testrig.Must(t, err)
 	sizes, err := CompressedSizes(bytes.NewReader(image), boot)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if len(sizes) != len(boot) || sizes[len(sizes)-1] != st.BootZone {
 		t.Errorf("%d sizes, the last is %d; the boot zone has %d bytes", len(sizes), sizes[len(sizes)-1], st.BootZone)
 	}
@@ -114,9 +116,7 @@ func BenchmarkFrame(b *testing.B) {
 	image := mixedPages(1, framePages)
 	ranges := []bpk.Range{{Page: 0, Pages: framePages}}
 	f, err := encodeFrame(newMemImage(image), ranges, chunkSizes(framePages, framePages, true), zopt.Best)
-	if err != nil {
-		b.Fatal(err)
-	}
+	testrig.Must(b, err)
 	b.Run("encode", func(b *testing.B) {
 		b.SetBytes(int64(len(image)))
 		for b.Loop() {
@@ -129,9 +129,7 @@ func BenchmarkFrame(b *testing.B) {
 		b.SetBytes(int64(len(image)))
 		sums := chunkSums(image, chunkSizes(framePages, framePages, true))
 		for b.Loop() {
-			if err := checkFrame(f, ranges, sums); err != nil {
-				b.Fatal(err)
-			}
+			testrig.Must(b, checkFrame(f, ranges, sums))
 		}
 	})
 }
@@ -147,17 +145,13 @@ func encodeFrame(img io.ReaderAt, ranges []bpk.Range, sizes []int, effort zopt.E
 
 // A frame is the same whatever the encoder compressed before.
 func TestFrameEncoderForgets(t *testing.T) {
-	image := mixedPages(1, 200)
+	image := mixedPages(1, 120)
 	e, err := newFrameEncoder(zopt.Good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, r := range []bpk.Range{{Page: 0, Pages: 100}, {Page: 30, Pages: 3}, {Page: 7, Pages: 150}, {Page: 0, Pages: 100}} {
+	testrig.Must(t, err)
+	for i, r := range []bpk.Range{{Page: 0, Pages: 60}, {Page: 30, Pages: 3}, {Page: 7, Pages: 90}, {Page: 0, Pages: 60}} {
 		sizes := chunkSizes(int(r.Pages), 200, i == 0)
 		got, err := e.encode(context.Background(), newMemImage(image), []bpk.Range{r}, sizes, func(int64) {})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		want, err := encodeFrame(newMemImage(image), []bpk.Range{r}, sizes, zopt.Good)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("frame %d is another one than that of a new encoder, %v", i, err)
@@ -217,8 +211,9 @@ func eachOf(ranges []bpk.Range) []int64 {
 }
 
 // At every level, and so with the default one whatever the length of the zone, the chunks together are not longer than
-// 1.05 times one zstd -19 stream of the same pages: here those of programs of this machine.
+// 1.05 times one zstd -19 stream of the same pages: here those of a program.
 func TestZoneIsAsSmallAsOneStream(t *testing.T) {
+	testrig.Slow(t)
 	image := programPages(t, 700)
 	order := rand.New(rand.NewPCG(8, 8)).Perm(len(image) / page / 7)
 	var boot []bpk.Range
@@ -229,17 +224,10 @@ func TestZoneIsAsSmallAsOneStream(t *testing.T) {
 	for _, r := range boot {
 		touched = append(touched, image[r.Page*page:(r.Page+r.Pages)*page]...)
 	}
-	stream := exec.Command("zstd", "-19", "-c")
-	stream.Stdin = bytes.NewReader(touched)
-	z, err := stream.Output()
-	if err != nil {
-		t.Fatalf("zstd -19: %v", err)
-	}
+	z := testrig.RunInput(t, string(touched), "zstd", "-19", "-c")
 	for name, level := range map[string]BootLevel{"best": BootBest, "good": BootGood, "fast": BootFast} {
 		frames, err := encodeZone(t.Context(), bytes.NewReader(image), sortInChunks(boot, framePages), framePages, level, 2, func(int64) {})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		_, got := indexZone(boot, frames, 0)
 		ratio := float64(got) / float64(len(z))
 		t.Logf("%s: %d bytes of pages, %d as one stream, %d in chunks: %.3f", name, len(touched), len(z), got, ratio)
@@ -249,25 +237,15 @@ func TestZoneIsAsSmallAsOneStream(t *testing.T) {
 	}
 }
 
-// programPages returns pages of the programs and libraries of this machine.
+// programPages returns pages from all over a program that every machine has: this one.
 func programPages(t *testing.T, pages int) []byte {
 	t.Helper()
+	self := testrig.ReadFile(t, "/proc/self/exe")
+	const run = 70 // pages
 	var image []byte
-	for _, pattern := range []string{"/usr/bin/*", "/usr/lib/*/*.so*"} {
-		names, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range names {
-			if st, err := os.Stat(name); err != nil || !st.Mode().IsRegular() || st.Size() < 100_000 || len(image) >= pages*page {
-				continue
-			}
-			b := readFile(t, name)
-			image = append(image, b[:min(len(b), 400_000)/page*page]...)
-		}
-	}
-	if len(image) < pages*page {
-		t.Skipf("only %d pages of programs here", len(image)/page)
+	step := len(self) / (pages/run + 1) / page * page
+	for at := 0; len(image) < pages*page; at += step {
+		image = append(image, self[at:at+run*page]...)
 	}
 	return image[:pages*page]
 }

@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"bootprof/imagepack/cloop"
+	"bootprof/internal/testrig"
 )
 
 const preambleV2 = "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\nexit $?\n"
@@ -32,9 +31,7 @@ func makeImage(t testing.TB, data []byte, blockSize int, level int, pad bool) []
 		}
 		var b bytes.Buffer
 		w, err := zlib.NewWriterLevel(&b, level)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		w.Write(block)
 		w.Close()
 		blocks = append(blocks, b.Bytes())
@@ -74,17 +71,13 @@ func open(t testing.TB, b []byte) *cloop.Reader {
 		t.Fatal("Probe does not know the image")
 	}
 	r, err := cloop.Open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return r
 }
 
 // TestDeviceIsWhatQEMUShows compares whole devices with what qemu-img converts them to.
 func TestDeviceIsWhatQEMUShows(t *testing.T) {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("needs qemu-img, of the package qemu-utils")
-	}
+	testrig.NeedProgram(t, "qemu-img")
 	for _, c := range []struct{ size, blockSize, level int }{
 		{1, 512, 9},
 		{512, 512, 9},
@@ -98,18 +91,11 @@ func TestDeviceIsWhatQEMUShows(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d in %d level %d", c.size, c.blockSize, c.level), func(t *testing.T) {
 			image := makeImage(t, mixed(c.size), c.blockSize, c.level, true)
-			dir := t.TempDir()
+			dir := testrig.MemoryDir(t)
 			in, out := filepath.Join(dir, "image"), filepath.Join(dir, "raw")
-			if err := os.WriteFile(in, image, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if b, err := exec.Command("qemu-img", "convert", "-f", "cloop", "-O", "raw", in, out).CombinedOutput(); err != nil {
-				t.Fatalf("qemu-img: %v\n%s", err, b)
-			}
-			want, err := os.ReadFile(out)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.WriteFile(t, in, image)
+			testrig.Run(t, "qemu-img", "convert", "-f", "cloop", "-O", "raw", in, out)
+			want := testrig.ReadFile(t, out)
 			r := open(t, image)
 			got, err := io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
 			if err != nil || !bytes.Equal(got, want) {

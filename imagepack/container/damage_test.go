@@ -11,6 +11,7 @@ import (
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // TestMiniISO reads what the damage starts from.
@@ -25,9 +26,7 @@ func TestMiniISO(t *testing.T) {
 		t.Errorf("content is %q", got)
 	}
 	im, err := ISOMap(bytes.NewReader(m.b), int64(len(m.b)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if s := im.Find("read-me-at-once", imagemap.Data, 0, 5); len(s) != 1 || s[0].ImageOff != miniData*isoSector {
 		t.Errorf("the file with a continued name: %+v", s)
 	}
@@ -129,9 +128,7 @@ func TestCutShort(t *testing.T) {
 	whole := newMiniISO().b
 	for _, img := range [][]byte{whole, miniGPT()} {
 		_, want, err := Parts(bytes.NewReader(img), int64(len(img)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		for n := 0; n < len(img); n += 100 {
 			kind, parts, err := Parts(bytes.NewReader(img[:n]), int64(n))
 			if err == nil && kind != "" && fmt.Sprint(parts) != fmt.Sprint(want) {
@@ -205,7 +202,7 @@ func TestKinds(t *testing.T) {
 
 // TestExtents sweeps all reads of a part in several extents, and all segments through Shift.
 func TestExtents(t *testing.T) {
-	outer := noise(1, 64)
+	outer := testrig.Noise(1, 64)
 	p := Part{Name: "x", Off: 40, Len: 21, Extents: []tree.Extent{{Off: 40, Len: 7}, {Off: 3, Len: 1}, {Off: 10, Len: 13}}}
 	whole := append(append(bytes.Clone(outer[40:47]), outer[3]), outer[10:23]...)
 	in, size := p.Open(bytes.NewReader(outer))

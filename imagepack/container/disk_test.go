@@ -17,6 +17,7 @@ import (
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
 	"bootprof/imagepack/squashfs"
+	"bootprof/internal/testrig"
 )
 
 const (
@@ -33,14 +34,12 @@ const (
 // makeDisk makes a disk image with sfdisk.
 func makeDisk(t testing.TB, sectorSize int, script string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk")
-	writeFile(t, path, nil)
-	if err := os.Truncate(path, 40<<20); err != nil {
-		t.Fatal(err)
-	}
+	path := filepath.Join(testrig.MemoryDir(t), "disk")
+	testrig.WriteFile(t, path, "")
+	testrig.Must(t, os.Truncate(path, 40<<20))
 	loop, detach := attach(t, path, sectorSize)
 	defer detach()
-	run(t, script, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", loop)
+	testrig.RunInput(t, script, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", loop)
 	return path
 }
 
@@ -48,8 +47,8 @@ func makeDisk(t testing.TB, sectorSize int, script string) string {
 func attach(t testing.TB, path string, sectorSize int, flags ...string) (loop string, detach func()) {
 	t.Helper()
 	args := append([]string{"-b", strconv.Itoa(sectorSize), "-f", "--show", path}, flags...)
-	loop = strings.TrimSpace(run(t, "", "losetup", args...))
-	return loop, func() { run(t, "", "losetup", "-d", loop) }
+	loop = strings.TrimSpace(testrig.Run(t, "losetup", args...))
+	return loop, func() { testrig.Run(t, "losetup", "-d", loop) }
 }
 
 // sfdiskParts is what sfdisk says where the partitions are, extended ones left out.
@@ -65,19 +64,15 @@ func sfdiskParts(t *testing.T, path string, sectorSize int) []Part {
 	}
 	loop, detach := attach(t, path, sectorSize, "-r")
 	defer detach()
-	j := run(t, "", "sfdisk", "-J", loop)
-	if err := json.Unmarshal([]byte(j), &out); err != nil {
-		t.Fatal(err)
-	}
+	j := testrig.Run(t, "sfdisk", "-J", loop)
+	testrig.Must(t, json.Unmarshal([]byte(j), &out))
 	var parts []Part
 	for _, p := range out.PartitionTable.Partitions {
 		if p.Type == "5" || p.Type == "f" {
 			continue
 		}
 		n, err := strconv.Atoi(strings.TrimPrefix(p.Node, loop+"p"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		parts = append(parts, Part{Number: n, Label: p.Name, Off: p.Start * int64(sectorSize), Len: p.Size * int64(sectorSize)})
 	}
 	return parts
@@ -87,9 +82,7 @@ func sfdiskParts(t *testing.T, path string, sectorSize int) []Part {
 func putAt(t testing.TB, dst string, off int64, content []byte) {
 	t.Helper()
 	f, err := os.OpenFile(dst, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
 	if _, err := f.WriteAt(content, off); err != nil {
 		t.Fatal(err)
@@ -98,9 +91,9 @@ func putAt(t testing.TB, dst string, off int64, content []byte) {
 
 // TestMadeDisk reads disks made by sfdisk, whole and damaged, against sfdisk, partx and go-diskfs.
 func TestMadeDisk(t *testing.T) {
-	sq := filepath.Join(t.TempDir(), "sq")
+	sq := filepath.Join(testrig.MemoryDir(t), "sq")
 	squashImage(t, sq, "inside")
-	root := mustRead(t, sq)
+	root := testrig.ReadFile(t, sq)
 	for _, c := range []struct {
 		name, script string
 		sector       int
@@ -136,7 +129,7 @@ func TestMadeDisk(t *testing.T) {
 			if mbrLost {
 				wipe()
 			}
-			f, size := openFile(t, disk)
+			f, size := testrig.OpenFile(t, disk)
 			kind, parts, err := Parts(f, size)
 			if err != nil || kind != c.kind || len(parts) != len(want) || len(want) != len(partx) {
 				t.Fatalf("Parts = %q, %d parts, %v; sfdisk %d, partx %d", kind, len(parts), err, len(want), len(partx))
@@ -177,7 +170,7 @@ func partxParts(t *testing.T, disk string, sectorSize int) map[int][2]int64 {
 	loop, detach := attach(t, disk, sectorSize, "-r")
 	defer detach()
 	parts := make(map[int][2]int64)
-	for _, line := range strings.Split(strings.TrimSpace(run(t, "", "partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", loop)), "\n") {
+	for _, line := range strings.Split(strings.TrimSpace(testrig.Run(t, "partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", loop)), "\n") {
 		var n int
 		var start, size int64
 		var typ string
@@ -213,7 +206,7 @@ var typeLine = regexp.MustCompile(`(?m)^([0-9A-F-]{36})\s+(.*)$`)
 // TestTypeNames compares the table of GPT types with that of sfdisk.
 func TestTypeNames(t *testing.T) {
 	names := make(map[string]string)
-	for _, l := range typeLine.FindAllStringSubmatch(run(t, "", "sfdisk", "--label", "gpt", "--list-types"), -1) {
+	for _, l := range typeLine.FindAllStringSubmatch(testrig.Run(t, "sfdisk", "--label", "gpt", "--list-types"), -1) {
 		names[strings.ToLower(l[1])] = l[2]
 	}
 	found := 0

@@ -5,70 +5,19 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
-
-// run ends the test if the program is missing or does not succeed. It returns what the program wrote to stdout.
-func run(t testing.TB, stdin string, name string, args ...string) string {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("%s is not installed: scripts/setup.sh installs it", name)
-	}
-	cmd := exec.Command(name, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewBufferString(stdin), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %v: %v\n%s%s", name, args, err, &stdout, &stderr)
-	}
-	return stdout.String()
-}
-
-// openFile opens a file until the end of the test and returns its size.
-func openFile(t testing.TB, path string) (*os.File, int64) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f, st.Size()
-}
-
-func writeFile(t testing.TB, path string, content []byte) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// noise returns n bytes that do not repeat, different for each seed.
-func noise(seed uint32, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		seed = seed*1664525 + 1013904223
-		b[i] = byte(seed >> 24)
-	}
-	return b
-}
 
 // squashImage makes a squashfs that holds the file "hello" with the given content.
 func squashImage(t testing.TB, path, content string) {
 	t.Helper()
-	src := t.TempDir()
-	writeFile(t, filepath.Join(src, "hello"), []byte(content))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "", "mksquashfs", src, path, "-quiet", "-no-progress", "-noappend")
+	src := testrig.MemoryDir(t)
+	testrig.WriteFile(t, filepath.Join(src, "hello"), []byte(content))
+	testrig.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	testrig.Run(t, "mksquashfs", src, path, "-quiet", "-no-progress", "-noappend")
 }
 
 func readAll(t testing.TB, p Part, r io.ReaderAt) []byte {

@@ -17,43 +17,34 @@ import (
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/squashfs"
+	"bootprof/internal/testrig"
 )
 
 // liveTree makes the tree of a live image, with names of many shapes and directories of several sectors.
 func liveTree(t *testing.T) string {
-	src := filepath.Join(t.TempDir(), "src")
+	src := filepath.Join(testrig.MemoryDir(t), "src")
 	squashImage(t, filepath.Join(src, "live/filesystem.squashfs"), "inside")
 	for i := range 150 {
-		writeFile(t, filepath.Join(src, "pool/a-directory-of-several-sectors", fmt.Sprintf("package-number_%d.amd64.deb", i)), noise(uint32(i), 100+i*37))
+		testrig.WriteFile(t, filepath.Join(src, "pool/a-directory-of-several-sectors", fmt.Sprintf("package-number_%d.amd64.deb", i)), testrig.Noise(uint32(i), 100+i*37))
 	}
 	deep := src
 	for i := range 14 {
 		deep = filepath.Join(deep, fmt.Sprintf("d%d", i))
-		writeFile(t, filepath.Join(deep, "file.txt"), noise(uint32(i), 3000))
+		testrig.WriteFile(t, filepath.Join(deep, "file.txt"), testrig.Noise(uint32(i), 3000))
 	}
-	writeFile(t, filepath.Join(src, "names", strings.Repeat("long-", 40)+".txt"), []byte("long"))
-	writeFile(t, filepath.Join(src, "names", "ümläut ß.txt"), []byte("umlaut"))
-	writeFile(t, filepath.Join(src, "names", "UPPER.and.lower"), []byte("case"))
-	writeFile(t, filepath.Join(src, "names", ".hidden"), []byte("hidden"))
-	writeFile(t, filepath.Join(src, "names", "empty"), nil)
-	writeFile(t, filepath.Join(src, "isolinux/isolinux.bin"), mustRead(t, "/usr/lib/ISOLINUX/isolinux.bin"))
-	writeFile(t, filepath.Join(src, "boot/efi.img"), noise(9, 1<<20))
-	if err := os.Symlink("../live/filesystem.squashfs", filepath.Join(src, "names", "link")); err != nil {
-		t.Fatal(err)
+	testrig.WriteFile(t, filepath.Join(src, "names", strings.Repeat("long-", 40)+".txt"), []byte("long"))
+	testrig.WriteFile(t, filepath.Join(src, "names", "ümläut ß.txt"), "umlaut")
+	testrig.WriteFile(t, filepath.Join(src, "names", "UPPER.and.lower"), "case")
+	testrig.WriteFile(t, filepath.Join(src, "names", ".hidden"), "hidden")
+	testrig.WriteFile(t, filepath.Join(src, "names", "empty"), "")
+	const isolinux = "/usr/lib/ISOLINUX/isolinux.bin"
+	if _, err := os.Stat(isolinux); err != nil {
+		testrig.Missing(t, "needs %s: scripts/setup.sh installs it", isolinux)
 	}
+	testrig.WriteFile(t, filepath.Join(src, "isolinux/isolinux.bin"), testrig.ReadFile(t, isolinux))
+	testrig.WriteFile(t, filepath.Join(src, "boot/efi.img"), testrig.Noise(9, 1<<20))
+	testrig.Must(t, os.Symlink("../live/filesystem.squashfs", filepath.Join(src, "names", "link")))
 	return src
-}
-
-func mustRead(t *testing.T, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if os.IsNotExist(err) {
-		t.Skipf("%s is not installed: scripts/setup.sh installs it", path)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // filesOf returns the content of all regular files with content below dir.
@@ -61,16 +52,14 @@ func filesOf(t *testing.T, dir string) map[string]string {
 	files := make(map[string]string)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
-			if b := mustRead(t, path); len(b) > 0 {
+			if b := testrig.ReadFile(t, path); len(b) > 0 {
 				rel, _ := filepath.Rel(dir, path)
 				files[rel] = string(b)
 			}
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return files
 }
 
@@ -127,17 +116,15 @@ func TestMadeISO(t *testing.T) {
 			"-appended_part_as_gpt -append_partition 2 0xef " + efi + " " + eltorito, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			iso := filepath.Join(t.TempDir(), "a.iso")
+			iso := filepath.Join(t.TempDir(), "a.iso") // xorriso reads no file in /dev
 			args := append(strings.Fields(c.cmd), "-o", iso, src)
-			run(t, "", args[0], args[1:]...)
-			img := mustRead(t, iso)
+			testrig.Run(t, args[0], args[1:]...)
+			img := testrig.ReadFile(t, iso)
 			if hybrid := img[510] == 0x55; hybrid != c.hybrid {
 				t.Errorf("hybrid is %v", hybrid)
 			}
 			m, err := ISOMap(bytes.NewReader(img), int64(len(img)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			want, got := filesOf(t, src), filesOfMap(t, m, img)
 			// The programs write a table into this file and make the other.
 			const boot, catalog = "isolinux/isolinux.bin", "isolinux/boot.cat"
@@ -160,9 +147,7 @@ func TestMadeISO(t *testing.T) {
 			}
 			in, size := p.Open(bytes.NewReader(img))
 			s, err := squashfs.Open(in, size)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			root, err := s.Tree()
 			if err != nil || root.Lookup("hello") == nil {
 				t.Errorf("the squashfs has no file: %v", err)
@@ -190,7 +175,7 @@ var lbaLine = regexp.MustCompile(`(?m)^File data lba: +\d+ , +(\d+) , +\d+ , +(\
 // checkLocations compares with what xorriso says where files lie.
 func checkLocations(t *testing.T, m *imagemap.Map, iso string) {
 	t.Helper()
-	out := run(t, "", "xorriso", "-indev", iso, "-find", "/", "-type", "f", "-exec", "report_lba", "--")
+	out := testrig.Run(t, "xorriso", "-indev", iso, "-find", "/", "-type", "f", "-exec", "report_lba", "--")
 	lines := lbaLine.FindAllStringSubmatch(out, -1)
 	if len(lines) < 100 {
 		t.Fatalf("xorriso reports %d files: %s", len(lines), out)
@@ -209,14 +194,10 @@ func checkLocations(t *testing.T, m *imagemap.Map, iso string) {
 func checkDiskfs(t *testing.T, m *imagemap.Map, iso string) {
 	t.Helper()
 	b, err := file.OpenFromPath(iso, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer b.Close()
 	fsys, err := iso9660.Read(b, 0, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	for _, path := range []string{"live/filesystem.squashfs", "d0/d1/d2/file.txt", "boot/efi.img"} {
 		f, err := fsys.Open(path)
 		if err != nil {
@@ -258,17 +239,15 @@ func TestNamesWithoutRockRidge(t *testing.T) {
 		{"Joliet", []string{"genisoimage", "-quiet", "-J"}, []string{"-J", "-j", "iso8859-1"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			iso := filepath.Join(t.TempDir(), "a.iso")
+			iso := filepath.Join(t.TempDir(), "a.iso") // xorriso reads no file in /dev
 			args := append(slices.Clone(c.make[1:]), "-input-charset", "utf-8", "-o", iso, src)
-			run(t, "", c.make[0], args...)
-			img := mustRead(t, iso)
+			testrig.Run(t, c.make[0], args...)
+			img := testrig.ReadFile(t, iso)
 			m, err := ISOMap(bytes.NewReader(img), int64(len(img)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			got := filesOfMap(t, m, img)
 			want := make(map[string]string)
-			for _, line := range strings.Split(run(t, "", "isoinfo", append([]string{"-i", iso, "-f"}, c.list...)...), "\n") {
+			for _, line := range strings.Split(testrig.Run(t, "isoinfo", append([]string{"-i", iso, "-f"}, c.list...)...), "\n") {
 				name := strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(line, "/"), ";1"), ".")
 				if c.lower {
 					name = strings.ToLower(name)
@@ -277,7 +256,7 @@ func TestNamesWithoutRockRidge(t *testing.T) {
 				}
 				if content, ok := got[name]; ok {
 					x := append([]string{"-i", iso, "-x", line}, c.list...)
-					if want[name] = run(t, "", "isoinfo", x...); want[name] != content {
+					if want[name] = testrig.Run(t, "isoinfo", x...); want[name] != content {
 						t.Errorf("%s: isoinfo extracts %d other bytes than the map's %d", name, len(want[name]), len(content))
 					}
 				}

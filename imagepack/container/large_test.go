@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 )
 
 var update = flag.Bool("update", false, "make testdata/large.gz anew with xorriso, which takes a minute")
@@ -28,28 +29,20 @@ const (
 
 // makeLarge writes largeFile.
 func makeLarge(t *testing.T) {
-	src := t.TempDir()
+	src := testrig.MemoryDir(t)
 	path := filepath.Join(src, largeName)
-	writeFile(t, path, []byte("hsqs"))
-	if err := os.Truncate(path, largeSize-int64(len(largeTail))); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, path, []byte("hsqs"))
+	testrig.Must(t, os.Truncate(path, largeSize-int64(len(largeTail))))
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if _, err := f.WriteString(largeTail); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
 	cmd := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-J", "-iso-level", "3", "-o", "-", src)
 	iso, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
+	testrig.Must(t, cmd.Start())
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
 	b, zero := make([]byte, isoSector), make([]byte, isoSector)
@@ -67,10 +60,8 @@ func makeLarge(t *testing.T) {
 	}
 	z.Write(binary.LittleEndian.AppendUint32(nil, n))
 	z.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, largeFile, packed.Bytes())
+	testrig.Must(t, cmd.Wait())
+	testrig.WriteFile(t, largeFile, packed.Bytes())
 }
 
 // A sparseISO holds the sectors that are not zero.
@@ -80,16 +71,12 @@ type sparseISO struct {
 }
 
 func readLarge(t *testing.T) *sparseISO {
-	z, err := gzip.NewReader(bytes.NewReader(mustRead(t, largeFile)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	z, err := gzip.NewReader(bytes.NewReader(testrig.ReadFile(t, largeFile)))
+	testrig.Must(t, err)
 	s := &sparseISO{sectors: make(map[int64][]byte)}
 	for {
 		var n uint32
-		if err := binary.Read(z, binary.LittleEndian, &n); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, binary.Read(z, binary.LittleEndian, &n))
 		b := make([]byte, isoSector)
 		if _, err := io.ReadFull(z, b); err == io.EOF {
 			s.size = int64(n) * isoSector
@@ -131,18 +118,14 @@ func TestLargeFile(t *testing.T) {
 		t.Errorf("the file ends with %q, %v", end, err)
 	}
 	m, err := ISOMap(iso, iso.size)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	segs := m.Find(largeName, imagemap.Data, 0, largeSize)
 	if len(segs) != 1 || segs[0].ImageLen != largeSize || segs[0].ImageOff != parts[0].Off {
 		t.Errorf("map %+v", segs)
 	}
 	// The second record is what makes it a file of this size.
 	im, err := openISO(source{iso, iso.size, ISO9660})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	records := 0
 	for _, b := range iso.sectors {
 		if bytes.Contains(b, []byte("FILESYST")) {

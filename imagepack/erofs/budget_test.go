@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 func TestTreeBudget(t *testing.T) {
@@ -16,9 +17,7 @@ func TestTreeBudget(t *testing.T) {
 		root.Entries = append(root.Entries, tree.Entry{Name: fmt.Sprintf("%03d", i), Inode: &tree.Inode{Mode: tree.ModeRegular | 0o644}})
 	}
 	img, err := Plan(root, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer img.Close()
 	data := make([]byte, img.Size())
 	if _, err := img.ReadAt(data, 0); err != nil && err != io.EOF {

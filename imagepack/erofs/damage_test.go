@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 func TestReadMapErrors(t *testing.T) {
@@ -96,20 +94,10 @@ func FuzzReadMap(f *testing.F) {
 	} {
 		f.Add(readAll(f, mustPlan(f, root)), []byte{0, 128 + 8, 1})
 	}
-	if _, err := exec.LookPath("mkfs.erofs"); err == nil {
-		src := f.TempDir()
-		if err := os.WriteFile(src+"/file", bytes.Repeat([]byte("text "), 3000), 0o600); err != nil {
-			f.Fatal(err)
-		}
-		for _, opt := range []string{"-Eforce-inode-compact", "--chunksize=4096", "-zlz4"} {
-			image := filepath.Join(f.TempDir(), "image")
-			runTool(f, "mkfs.erofs", opt, "-d0", "--quiet", image, src)
-			b, err := os.ReadFile(image)
-			if err != nil {
-				f.Fatal(err)
-			}
-			f.Add(b, []byte{0, 128, 0})
-		}
+	src := testrig.MemoryDir(f)
+	testrig.WriteFile(f, src+"/file", bytes.Repeat([]byte("text "), 3000))
+	for _, opt := range []string{"-Eforce-inode-compact", "--chunksize=4096", "-zlz4"} {
+		f.Add(testrig.ReadFile(f, mkfs(f, src, opt)), []byte{0, 128, 0})
 	}
 	f.Fuzz(func(t *testing.T, image, changes []byte) {
 		b := bytes.Clone(image)

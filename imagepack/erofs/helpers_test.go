@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,9 +75,7 @@ func newLink(target string) *tree.Inode {
 func mustPlan(t testing.TB, root *tree.Inode) *Image {
 	t.Helper()
 	im, err := Plan(root, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	t.Cleanup(func() {
 		if err := im.Close(); err != nil {
 			t.Error(err)
@@ -98,11 +96,9 @@ func readAll(t testing.TB, im *Image) []byte {
 // writeImage writes the image to a file, leaving out zeros.
 func writeImage(t testing.TB, im *Image) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
+	path := filepath.Join(testrig.MemoryDir(t), "image")
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
 	b := make([]byte, 1<<20)
 	zero := make([]byte, len(b))
@@ -118,30 +114,8 @@ func writeImage(t testing.TB, im *Image) string {
 		}
 		off += int64(n)
 	}
-	if err := f.Truncate(im.Size()); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Truncate(im.Size()))
 	return path
-}
-
-// runTool runs a program and fails the test with the end of its output.
-func runTool(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out[max(0, len(out)-1000):])
-	}
-}
-
-// mountImage mounts an EROFS image by a loop device until the end of the test.
-func mountImage(t testing.TB, image string) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	dir := t.TempDir()
-	runTool(t, "mount", "-t", "erofs", "-o", "loop,ro", image, dir)
-	t.Cleanup(func() { runTool(t, "umount", dir) })
-	return dir
 }
 
 // checkMount compares everything below dir with the tree, contents of at most 64 MiB included.
@@ -273,9 +247,7 @@ func checkContents(t *testing.T, full string, n *tree.Inode, off, end int64) {
 	}
 	if n.Content != nil {
 		c, err := n.Content.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		defer c.Close()
 		if _, err := c.ReadAt(want, off); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)

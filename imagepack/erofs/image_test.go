@@ -10,11 +10,12 @@ import (
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 func TestMountEqualsTree(t *testing.T) {
 	wide := newDir()
-	for i := range 50_000 {
+	for i := range 10_000 {
 		wide.Entries = append(wide.Entries, tree.Entry{Name: fmt.Sprintf("entry-%07d", i), Inode: newLink("x")})
 	}
 	deep := newDir(tree.Entry{Name: "end", Inode: newFile(5, 5)})
@@ -37,8 +38,8 @@ func TestMountEqualsTree(t *testing.T) {
 				t.Errorf("size %d", im.Size())
 			}
 			path := writeImage(t, im)
-			runTool(t, "fsck.erofs", path)
-			checkMount(t, mountImage(t, path), c.root)
+			testrig.Run(t, "fsck.erofs", path)
+			checkMount(t, testrig.Mount(t, "erofs", path), c.root)
 			checkOwnMap(t, im)
 		})
 	}
@@ -55,7 +56,7 @@ func TestOver4GiB(t *testing.T) {
 		t.Fatalf("image of %d bytes for a file of %d", im.Size(), int64(size))
 	}
 	path := writeImage(t, im)
-	dir := mountImage(t, path)
+	dir := testrig.Mount(t, "erofs", path)
 	checkMount(t, dir, root)
 	for _, e := range ends {
 		checkContents(t, dir+"/big", n, e.Off, e.Off+e.Len)
@@ -66,9 +67,7 @@ func TestOver4GiB(t *testing.T) {
 func checkOwnMap(t *testing.T, im *Image) {
 	t.Helper()
 	m, err := ReadMap(im, im.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	got, want := m.Segments(), im.Segments()
 	for i := 0; i < len(got) || i < len(want); i++ {
 		if i >= len(got) || i >= len(want) {

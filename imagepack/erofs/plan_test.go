@@ -6,13 +6,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 func TestLimits(t *testing.T) {
@@ -85,26 +85,21 @@ func TestOptions(t *testing.T) {
 		Label:   "fifteen bytes..",
 		TailMax: 1 << 40,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer im.Close()
 	path := writeImage(t, im)
-	runTool(t, "fsck.erofs", path)
-	out, err := exec.Command("dump.erofs", "-s", path).CombinedOutput()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Run(t, "fsck.erofs", path)
+	out := testrig.Run(t, "dump.erofs", "-s", path)
 	for _, want := range []string{"12340000-0000-0000-0000-0000000000ff", "sb_csum", "chunked_file", "2023"} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("dump.erofs does not say %q:\n%s", want, out)
 		}
 	}
-	out, err = exec.Command("blkid", "-p", "-o", "value", "-s", "LABEL", path).Output()
-	if err != nil || strings.TrimSpace(string(out)) != "fifteen bytes.." {
-		t.Errorf("blkid says the label is %q, %v", out, err)
+	label := testrig.Run(t, "blkid", "-p", "-o", "value", "-s", "LABEL", path)
+	if strings.TrimSpace(label) != "fifteen bytes.." {
+		t.Errorf("blkid says the label is %q", label)
 	}
-	checkMount(t, mountImage(t, path), root)
+	checkMount(t, testrig.Mount(t, "erofs", path), root)
 	checkOwnMap(t, im)
 }
 

@@ -6,13 +6,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 
 	"github.com/pierrec/lz4/v4"
 	"golang.org/x/sys/unix"
@@ -42,10 +41,8 @@ func mkfsSource() *tree.Inode {
 }
 
 func TestReadMapOfMkfs(t *testing.T) {
-	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
-		t.Skip("mkfs.erofs is not installed")
-	}
-	src := mountImage(t, writeImage(t, mustPlan(t, mkfsSource())))
+	testrig.NeedProgram(t, "mkfs.erofs")
+	src := testrig.Mount(t, "erofs", writeImage(t, mustPlan(t, mkfsSource())))
 	for _, c := range []struct {
 		name       string
 		args       []string
@@ -64,22 +61,19 @@ func TestReadMapOfMkfs(t *testing.T) {
 		{"full indexes", []string{"-zlz4", "-C16384", "-Elegacy-compress"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			image := filepath.Join(t.TempDir(), "mkfs")
-			runTool(t, "mkfs.erofs", append(append(c.args, "--quiet", "-d0"), image, src)...)
-			f, err := os.Open(image)
-			if err != nil {
-				t.Fatal(err)
+			if c.name != "default" && c.name != "lz4" {
+				testrig.Slow(t)
 			}
-			defer f.Close()
-			st, _ := f.Stat()
+			image := mkfs(t, src, c.args...)
+			f, size := testrig.OpenFile(t, image)
 			if !Probe(f) {
 				t.Error("Probe does not know it")
 			}
-			m, err := ReadMap(f, st.Size())
+			m, err := ReadMap(f, size)
 			if c.compressed != errors.Is(err, ErrCompressed) || !c.compressed && err != nil {
 				t.Fatal(err)
 			}
-			if n := checkMapAgainstMount(t, f, m, mountImage(t, image), c.compressed); (n > 0) != c.compressed {
+			if n := checkMapAgainstMount(t, f, m, testrig.Mount(t, "erofs", image), c.compressed); (n > 0) != c.compressed {
 				t.Errorf("%d compressed segments were compared with the kernel's", n)
 			}
 		})
@@ -136,9 +130,7 @@ func checkMapAgainstMount(t *testing.T, image io.ReaderAt, m *imagemap.Map, dir 
 				t.Fatal(err)
 			}
 			f, err := os.Open(dir + "/" + s.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if _, err := f.ReadAt(want, s.FileOff); err != nil {
 				t.Errorf("%q [%d +%d): %v", s.Path, s.FileOff, s.FileLen, err)
 			}
@@ -161,9 +153,7 @@ func checkMapAgainstMount(t *testing.T, image io.ReaderAt, m *imagemap.Map, dir 
 	walk = func(path string) {
 		full := dir + "/" + path
 		var st unix.Stat_t
-		if err := unix.Lstat(full, &st); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, unix.Lstat(full, &st))
 		if first[st.Ino] {
 			if inodes[path] > 0 {
 				t.Errorf("%q is a second name but has an inode segment", path)
@@ -185,9 +175,7 @@ func checkMapAgainstMount(t *testing.T, image io.ReaderAt, m *imagemap.Map, dir 
 				t.Errorf("%q: the map has %d of %d directory bytes", path, lens[path], st.Size)
 			}
 			entries, err := os.ReadDir(full)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			for _, e := range entries {
 				if path == "" {
 					walk(e.Name())
@@ -206,9 +194,6 @@ func checkMapAgainstMount(t *testing.T, image io.ReaderAt, m *imagemap.Map, dir 
 
 func allZero(t *testing.T, path string) bool {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testrig.ReadFile(t, path)
 	return len(bytes.Trim(b, "\x00")) == 0
 }

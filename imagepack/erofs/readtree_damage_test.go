@@ -6,15 +6,13 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // readSome reads the tree of an image and pieces of its contents. Errors of contents are returned last.
@@ -83,26 +81,18 @@ func damageSeeds(t testing.TB) [][]byte {
 		tree.Entry{Name: "l", Inode: newLink("d")},
 		tree.Entry{Name: "s", Inode: sparseFile(1<<20, tree.Extent{Off: 20_000, Len: 1})},
 		tree.Entry{Name: "x", Inode: xattrTree()}))))
-	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
-		return out
-	}
-	src := t.TempDir()
+	src := testrig.MemoryDir(t)
 	for name, b := range map[string][]byte{
 		"text":  bytes.Repeat([]byte("text "), 9000),
 		"mixed": append(readAll(t, mustPlan(t, newDir())), bytes.Repeat([]byte("more"), 20_000)...),
 		"tail":  []byte("tail"),
 	} {
-		if err := os.WriteFile(src+"/"+name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, src+"/"+name, b)
 	}
 	for _, args := range [][]string{
 		{"-zlz4", "-C16384", "-Elegacy-compress"}, {"-zlz4", "-Eztailpacking"}, {"--chunksize=4096", "-Eforce-chunk-indexes"},
 	} {
-		b, err := os.ReadFile(mkfs(t, src, args...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testrig.ReadFile(t, mkfs(t, src, args...))
 		out = append(out, b)
 	}
 	return out
@@ -111,6 +101,11 @@ func damageSeeds(t testing.TB) [][]byte {
 // TestReadTreeOfDamaged damages metadata at random and contents at random: what comes is a one-line error of a known
 // type or a tree, in bounded memory.
 func TestReadTreeOfDamaged(t *testing.T) {
+	testrig.RareGC(t)
+	rounds := 60
+	if testing.Short() {
+		rounds = 15
+	}
 	r := rand.New(rand.NewPCG(5, 5))
 	for i, image := range damageSeeds(t) {
 		if err := readSome(image); err != nil {
@@ -118,17 +113,15 @@ func TestReadTreeOfDamaged(t *testing.T) {
 		}
 		places := metaBytes(t, image)
 		failed := 0
-		for range 60 {
+		for range rounds {
 			b := bytes.Clone(image)
 			for range 1 + r.IntN(3) {
 				b[places[r.IntN(len(places))]] = byte(r.IntN(256))
 				b[superOff+superSize+r.IntN(len(b)-superOff-superSize)] ^= byte(r.IntN(256))
 			}
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			err := readSome(b)
-			runtime.ReadMemStats(&after)
-			if took := after.TotalAlloc - before.TotalAlloc; took > 256<<20 {
+			var err error
+			took := testrig.Allocated(func() { err = readSome(b) })
+			if took > 256<<20 {
 				t.Errorf("image %d: %d MiB of memory for %d KiB", i, took>>20, len(b)>>10)
 			}
 			if err == nil {
@@ -207,13 +200,14 @@ func FuzzReadTree(f *testing.F) {
 	})
 }
 
-// TestHugeIndex has a file of 32 GiB whose 16 MiB of indexes are one byte over and over: neither the tree nor an open content
+// TestHugeIndex has a file of 8 GiB whose 4 MiB of indexes are one byte over and over: neither the tree nor an open content
 // may keep them.
 func TestHugeIndex(t *testing.T) {
+	testrig.Slow(t)
 	b := readAll(t, mustPlan(t, newDir(tree.Entry{Name: "f", Inode: newFile(9000, 1)})))
 	root := int(superOff + superSize)
 	at := len(b)
-	const lclusters = 8 << 20
+	const lclusters = 2 << 20
 	b = append(b, make([]byte, 128+lclusters*2+4096)...)
 	le.PutUint64(b[root+inodeExtendedSize+24:], uint64(at/nidUnit))
 	le.PutUint16(b[at:], 1|layoutCompressed<<1)
@@ -226,12 +220,9 @@ func TestHugeIndex(t *testing.T) {
 		}
 		b[at+72] = 0
 		b[at+73] = 0
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_ = readSome(b)
-		runtime.ReadMemStats(&after)
+		took := testrig.Allocated(func() { _ = readSome(b) })
 		_, _ = ReadMap(bytes.NewReader(b), int64(len(b))) // it must return
-		if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 {
+		if took > 16<<20 {
 			t.Errorf("%#x: %d MiB of memory for %d MiB", fill, took>>20, len(b)>>20)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,43 +14,27 @@ import (
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
-// needMkfs skips a test that wants mkfs.erofs and root.
-func needMkfs(t testing.TB) {
-	t.Helper()
-	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
-		t.Skip("mkfs.erofs is not installed")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes devices and mounts by loop")
-	}
-}
-
-// mkfs makes an image of dir.
+// mkfs makes an image of dir. That of files in chunks lies on a disk: mkfs.erofs 1.5 cannot write it to a tmpfs.
 func mkfs(t testing.TB, dir string, args ...string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "mkfs")
-	runTool(t, "mkfs.erofs", append(args, "--quiet", "-d0", image, dir)...)
+	to := testrig.MemoryDir
+	if strings.Contains(strings.Join(args, " "), "--chunksize") {
+		to = testing.TB.TempDir
+	}
+	image := filepath.Join(to(t), "mkfs")
+	testrig.Run(t, "mkfs.erofs", append(args, "--quiet", "-d0", image, dir)...)
 	return image
 }
 
 // openTree reads the tree of the image file at path.
 func openTree(t testing.TB, path string) *tree.Inode {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := ReadTree(f, st.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size := testrig.OpenFile(t, path)
+	root, err := ReadTree(f, size)
+	testrig.Must(t, err)
 	return root
 }
 
@@ -59,17 +42,13 @@ func openTree(t testing.TB, path string) *tree.Inode {
 // treat specially.
 func makeSource(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, treetest.Features{Nanoseconds: true, ACL: true, LateTime: true})
 	// mkfs.erofs 1.5 cuts names of 255 bytes and then does not find them.
-	if err := os.Remove(dir + "/" + strings.Repeat("n", 255)); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.Remove(dir+"/"+strings.Repeat("n", 255)))
 	write := func(name string, b []byte) {
 		t.Helper()
-		if err := os.WriteFile(dir+"/"+name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, dir+"/"+name, b)
 	}
 	random := func(n int, seed string) []byte {
 		var b []byte
@@ -79,10 +58,7 @@ func makeSource(t testing.TB) string {
 		}
 		return b[:n]
 	}
-	self, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := testrig.ReadFile(t, os.Args[0])
 	self = self[:min(len(self), 1<<20+500_000)]
 	write("program", self)
 	write("program shifted", append([]byte("some bytes before"), self[:1<<20]...))
@@ -102,9 +78,9 @@ func makeSource(t testing.TB) string {
 
 // TestTreeIsWhatTheKernelShows compares the trees of images of all kinds with the kernel's mount.
 func TestTreeIsWhatTheKernelShows(t *testing.T) {
-	needMkfs(t)
+	testrig.NeedRoot(t)
 	dir := makeSource(t)
-	for _, args := range []string{
+	for i, args := range []string{
 		"-x2",
 		"-x-1",
 		"-T1234567890",
@@ -122,8 +98,12 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 		"-zlz4 --max-extent-bytes=8192",
 	} {
 		t.Run(args, func(t *testing.T) {
+			if i > 0 && args != "-zlz4" {
+				testrig.Slow(t)
+			}
+			t.Parallel()
 			image := mkfs(t, dir, strings.Fields(args)...)
-			treetest.CompareDir(t, mountImage(t, image), openTree(t, image))
+			treetest.CompareDir(t, testrig.Mount(t, "erofs", image), openTree(t, image))
 		})
 	}
 }
@@ -138,18 +118,12 @@ func goldens(t testing.TB) map[string][]byte {
 	images := map[string][]byte{}
 	for _, p := range paths {
 		f, err := os.Open(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		defer f.Close()
 		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		b, err := io.ReadAll(z)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		images[strings.TrimSuffix(filepath.Base(p), ".erofs.gz")] = b
 	}
 	return images
@@ -159,10 +133,8 @@ func goldens(t testing.TB) map[string][]byte {
 func mountBytes(t testing.TB, b []byte) (image, dir string) {
 	t.Helper()
 	image = filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return image, mountImage(t, image)
+	testrig.WriteFile(t, image, b)
+	return image, testrig.Mount(t, "erofs", image)
 }
 
 // TestTreeOfNewerMkfs does so with images that mkfs.erofs 1.5 does not make: fragments, deduplication, other
@@ -174,7 +146,7 @@ func TestTreeOfNewerMkfs(t *testing.T) {
 			root := openTree(t, image)
 			treetest.CompareDir(t, dir, root)
 			// Laid out anew it is the same tree.
-			treetest.CompareDir(t, mountImage(t, writeImage(t, mustPlan(t, root))), root)
+			treetest.CompareDir(t, testrig.Mount(t, "erofs", writeImage(t, mustPlan(t, root))), root)
 		})
 	}
 }
@@ -183,7 +155,7 @@ func TestTreeOfNewerMkfs(t *testing.T) {
 func TestTreeOfOwnImage(t *testing.T) {
 	root := everything()
 	got := openTree(t, writeImage(t, mustPlan(t, root)))
-	checkMount(t, mountImage(t, writeImage(t, mustPlan(t, got))), root)
+	checkMount(t, testrig.Mount(t, "erofs", writeImage(t, mustPlan(t, got))), root)
 	want := map[string]*tree.Inode{}
 	_ = tree.Walk(root, func(p string, n *tree.Inode) error { want[p] = n; return nil })
 	_ = tree.Walk(got, func(p string, n *tree.Inode) error {
@@ -214,14 +186,9 @@ func TestReadAtAnywhere(t *testing.T) {
 	for name, b := range goldens(t) {
 		image, dir := mountBytes(t, b)
 		n := openTree(t, image).Lookup("mixed")
-		want, err := os.ReadFile(dir + "/mixed")
-		if err != nil {
-			t.Fatal(err)
-		}
+		want := testrig.ReadFile(t, dir+"/mixed")
 		c, err := n.Content.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		var edges []int
 		for off := 0; off < len(want)+4096; off += 2048 {
 			edges = append(edges, max(0, off-1), off, off+1)
@@ -257,20 +224,13 @@ func TestConcurrentReads(t *testing.T) {
 // TestCompressedHole makes pclusters of no blocks. Linux takes them for holes since its zmap.c knows Z_EROFS_LI_HOLE, after
 // 6.18; no mkfs.erofs up to 1.8 makes any.
 func TestCompressedHole(t *testing.T) {
-	needMkfs(t)
+	testrig.NeedRoot(t)
 	src := t.TempDir()
-	if err := os.WriteFile(src+"/file", bytes.Repeat([]byte("0123456789abcde\n"), 50_000), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, src+"/file", bytes.Repeat([]byte("0123456789abcde\n"), 50_000))
 	for _, args := range [][]string{{"-Elegacy-compress"}, nil} {
-		b, err := os.ReadFile(mkfs(t, src, append(args, "-zlz4", "-C16384", "--max-extent-bytes=65536", "-x-1")...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testrig.ReadFile(t, mkfs(t, src, append(args, "-zlz4", "-C16384", "--max-extent-bytes=65536", "-x-1")...))
 		root, err := ReadTree(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		c := root.Lookup("file").Content.(*content)
 		x := c.open().x
 		for _, pos := range []int64{65536 * 2, 65536 * 3, 65536 * 7} {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // bigTree is a tree of 40 x 10 directories with 20 files each, 8,000 files and 60 MB in all.
@@ -35,6 +36,7 @@ func bigTree() *tree.Inode {
 // TestSmallChangesStaySmall changes a file of a tree and counts the pages of the new image whose bytes are
 // nowhere in the old one.
 func TestSmallChangesStaySmall(t *testing.T) {
+	testrig.Slow(t)
 	pages := func(root *tree.Inode) (map[[32]byte]bool, int) {
 		b := readAll(t, mustPlan(t, root))
 		set := make(map[[32]byte]bool)

@@ -10,6 +10,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz/lzma"
+
+	"bootprof/internal/testrig"
 )
 
 // packAll returns b compressed in each way.
@@ -17,9 +19,7 @@ func packAll(t testing.TB, b []byte) map[byte][]byte {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 	}
 	out := map[byte][]byte{}
 	dst := make([]byte, lz4.CompressBlockBound(len(b)))

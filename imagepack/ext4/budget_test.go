@@ -4,31 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 func TestTreeBudget(t *testing.T) {
-	dir, img := t.TempDir(), t.TempDir()+"/img"
+	dir, img := testrig.MemoryDir(t), testrig.MemoryDir(t)+"/img"
 	for i := range 300 {
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/%d", dir, i), "")
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-d", dir, img, "4m").CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v: %s", err, out)
-	}
-	data, err := os.ReadFile(img)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Run(t, "mkfs.ext4", "-q", "-d", dir, img, "4m")
+	data := testrig.ReadFile(t, img)
 	r, err := Open(bytes.NewReader(data), int64(len(data)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	b := newBuilder(r, false)
 	b.memory = tree.NewBudget(150_000)
 	if _, err := b.build(); !errors.As(err, new(*tree.BudgetError)) {

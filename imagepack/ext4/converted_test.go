@@ -6,14 +6,15 @@ import (
 	"testing"
 
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // TestConverted reads images that were made larger or smaller or got other features after they were filled, whose
 // tables so lie where mke2fs would not put them.
 func TestConverted(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	small := makeSmallTree(t)
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name string
 		args []string
 		do   [][]string
@@ -34,31 +35,34 @@ func TestConverted(t *testing.T) {
 		{"packed directories", []string{"-b", "1024"}, [][]string{{"e2fsck", "-fyD", "IMAGE"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if i > 0 {
+				testrig.Slow(t)
+			}
 			args := []string{"-t", "ext4"}
 			if slices.Contains(c.args, "-t") {
 				args = nil
 			}
 			image := mkfs(t, imageSize, append(args, c.args...)...)
 			fill(t, image, func(dir string) {
-				run(t, "cp", "-a", "--sparse=always", small+"/.", dir)
+				testrig.Run(t, "cp", "-a", "--sparse=always", small+"/.", dir)
 			})
 			for _, do := range c.do {
 				fsck(t, image)
 				args := append([]string{}, do[1:]...)
-				for i := range args {
-					if args[i] == "IMAGE" {
-						args[i] = image
+				for k := range args {
+					if args[k] == "IMAGE" {
+						args[k] = image
 					}
 				}
 				if do[0] == "e2fsck" {
 					fsck(t, image, args[:len(args)-1]...)
 					continue
 				}
-				run(t, do[0], args...)
+				testrig.Run(t, do[0], args...)
 			}
 			fsck(t, image)
 			r, root := openTree(t, image)
-			dir, _ := mountImage(t, image, "ro,noload")
+			dir := testrig.MountWith(t, "ext4", image, "ro,noload")
 			treetest.CompareDir(t, dir, root)
 			checkMap(t, image, dir, r, root)
 		})

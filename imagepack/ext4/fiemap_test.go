@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 // An extent as FIEMAP tells it, in bytes.
@@ -27,7 +29,7 @@ const (
 func fiemap(t testing.TB, path string) []fiemapExtent {
 	t.Helper()
 	f, err := os.Open(path)
-	must(t, err)
+	testrig.Must(t, err)
 	defer f.Close()
 	var out []fiemapExtent
 	const count = 256

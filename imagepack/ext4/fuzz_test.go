@@ -7,6 +7,7 @@ import (
 
 	"bootprof/imagepack/ext4"
 	"bootprof/imagepack/imagemap"
+	"bootprof/internal/testrig"
 )
 
 // FuzzOpen reads images with edits: three bytes each, the place among all bytes in or near metadata, and the new
@@ -17,7 +18,7 @@ func FuzzOpen(f *testing.F) {
 	for _, args := range smallKinds {
 		b := smallImage(f, args...)
 		r, err := ext4.Open(bytes.NewReader(b), int64(len(b)))
-		must(f, err)
+		testrig.Must(f, err)
 		m := openMap(f, r)
 		var at []int
 		for line := 0; line < len(b); line += 16 {

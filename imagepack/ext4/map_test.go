@@ -11,6 +11,7 @@ import (
 	"bootprof/imagepack/ext4"
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // checkCovered is checkMap of an image that is not mounted.
@@ -24,7 +25,7 @@ func checkCovered(t *testing.T, image string, r *ext4.Reader, root *tree.Inode) 
 func checkMap(t *testing.T, image, dir string, r *ext4.Reader, root *tree.Inode) {
 	t.Helper()
 	f, err := os.Open(image)
-	must(t, err)
+	testrig.Must(t, err)
 	defer f.Close()
 	m := openMap(t, r)
 	bs := int64(r.Info().BlockSize)
@@ -63,10 +64,10 @@ func checkMap(t *testing.T, image, dir string, r *ext4.Reader, root *tree.Inode)
 		}
 		return nil
 	})
-	must(t, err)
+	testrig.Must(t, err)
 
 	free, err := r.Free()
-	must(t, err)
+	testrig.Must(t, err)
 	if want := freeOf(t, image, bs); !slices.Equal(free, want) {
 		t.Errorf("free: %v\ndumpe2fs says %v", free, want)
 	}
@@ -96,7 +97,7 @@ func checkFile(t *testing.T, image io.ReaderAt, dir string, m *imagemap.Map, p s
 	var data int64
 	if n.Content != nil {
 		c, err := n.Content.Open()
-		must(t, err)
+		testrig.Must(t, err)
 		defer c.Close()
 		for _, s := range segs {
 			buf := make([]byte, s.FileLen)

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 // A record is what the kernel shows of one name. Two records are equal if all fields are.
@@ -56,9 +58,7 @@ func walk(t testing.TB, dir string, l loose, seed maphash.Seed) map[string]*reco
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, unix.Fstat(fd, &st))
 	w.dir(fd, "", w.record(fmt.Sprintf("/proc/self/fd/%d/.", fd), "", &st), st.Nlink)
 	for _, names := range w.ids {
 		sort.Strings(names)
@@ -328,23 +328,23 @@ func short(s string) string {
 
 // The comparison notices any single change.
 func TestComparisonSees(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	src := scratch(t)
 	touch := func(dir string) { // after a change of entries the directory has its old time
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{{Sec: 5}, {Sec: 5}}, 0))
+		testrig.Must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{{Sec: 5}, {Sec: 5}}, 0))
 	}
 	fill := func(dir string) {
-		must(t, os.Mkdir(dir, 0o755))
+		testrig.Must(t, os.Mkdir(dir, 0o755))
 		for _, name := range []string{"a", "b"} {
-			must(t, os.WriteFile(dir+"/"+name, bytes.Repeat([]byte(name), 5000), 0o644))
-			must(t, unix.Setxattr(dir+"/"+name, "user.x", []byte(name), 0))
+			testrig.Must(t, os.WriteFile(dir+"/"+name, bytes.Repeat([]byte(name), 5000), 0o644))
+			testrig.Must(t, unix.Setxattr(dir+"/"+name, "user.x", []byte(name), 0))
 			touch(dir + "/" + name)
 		}
-		must(t, os.Link(dir+"/a", dir+"/c"))
-		must(t, os.Symlink("x", dir+"/link"))
-		must(t, unix.Mknod(dir+"/dev", unix.S_IFCHR|0o600, 0x103))
+		testrig.Must(t, os.Link(dir+"/a", dir+"/c"))
+		testrig.Must(t, os.Symlink("x", dir+"/link"))
+		testrig.Must(t, unix.Mknod(dir+"/dev", unix.S_IFCHR|0o600, 0x103))
 		for _, name := range []string{"link", "dev"} {
-			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+name, []unix.Timespec{{Sec: 5}, {Sec: 5}}, unix.AT_SYMLINK_NOFOLLOW))
+			testrig.Must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+name, []unix.Timespec{{Sec: 5}, {Sec: 5}}, unix.AT_SYMLINK_NOFOLLOW))
 		}
 		touch(dir)
 	}
@@ -378,12 +378,12 @@ func TestComparisonSees(t *testing.T) {
 	} {
 		dir := src + "/got"
 		fill(dir)
-		must(t, change(dir))
+		testrig.Must(t, change(dir))
 		touch(dir)
 		diffs := diffRecords(want, walk(t, dir, loose{}, seed))
 		if (len(diffs) == 0) != (name == "") {
 			t.Errorf("change %q: %q", name, diffs)
 		}
-		must(t, os.RemoveAll(dir))
+		testrig.Must(t, os.RemoveAll(dir))
 	}
 }

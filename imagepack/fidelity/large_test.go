@@ -4,17 +4,19 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 // A file of 5 GiB with data at a few places, among them on both sides of 4 GiB: its holes cost next to nothing.
 func TestLargeSparseFile(t *testing.T) {
-	needRoot(t)
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	src := base + "/src"
-	must(t, os.Mkdir(src, 0o755))
+	testrig.Must(t, os.Mkdir(src, 0o755))
 	s := newSource(t, src)
 	s.holes(5<<30+1234, 0, 1<<31-2500, 1<<32-2500, 1<<32+1<<20, 5<<30+1000)
 	const name = "/holes-5368710354-5"
@@ -32,18 +34,16 @@ func TestLargeSparseFile(t *testing.T) {
 			input, want := src, src
 			switch {
 			case c.name == "sqfs":
-				input = filepath.Join(t.TempDir(), c.name)
-				sh(t, "mksquashfs", append([]string{src, input}, c.args...)...)
-				want = mountImage(t, "squashfs", input)
+				input = filepath.Join(testrig.MemoryDir(t), c.name)
+				testrig.Run(t, "mksquashfs", append([]string{src, input}, c.args...)...)
+				want = testrig.Mount(t, "squashfs", input)
 			case c.args != nil:
-				input = filepath.Join(t.TempDir(), c.name)
-				sh(t, "tar", append(c.args, "--sparse", "-C", src, "-cf", input, ".")...)
+				input = filepath.Join(testrig.MemoryDir(t), c.name)
+				testrig.Run(t, "tar", append(c.args, "--sparse", "-C", src, "-cf", input, ".")...)
 			}
-			began := time.Now()
 			packed := pack(t, input)
-			t.Logf("packing: %v", time.Since(began))
 			st, err := os.Stat(packed)
-			must(t, err)
+			testrig.Must(t, err)
 			if st.Size() > 1<<20 {
 				t.Errorf("the pack has %d bytes", st.Size())
 			}
@@ -67,11 +67,11 @@ func sameSparse(t *testing.T, want, got string, step int64) {
 	t.Helper()
 	open := func(path string) (*os.File, int64) {
 		f, err := os.Open(path)
-		must(t, err)
+		testrig.Must(t, err)
 		t.Cleanup(func() { f.Close() })
-		must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)) // no readahead
+		testrig.Must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)) // no readahead
 		st, err := f.Stat()
-		must(t, err)
+		testrig.Must(t, err)
 		return f, st.Size()
 	}
 	a, size := open(want)

@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack"
+	"bootprof/internal/testrig"
 )
 
 // What EROFS cannot hold is refused in one line that names the file, before anything is written.
 func TestRefusals(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	for _, c := range []struct {
 		name  string
 		make  func(s *source)
@@ -37,29 +38,32 @@ func TestRefusals(t *testing.T) {
 		}, []string{`"/many"`, "1000 extended attributes"}},
 		{"2100 directories deep", func(s *source) {
 			fd, err := unix.Open(s.dir, unix.O_PATH|unix.O_CLOEXEC, 0)
-			must(t, err)
+			testrig.Must(t, err)
 			for range 2100 {
-				must(t, unix.Mkdirat(fd, "d", 0o755))
+				testrig.Must(t, unix.Mkdirat(fd, "d", 0o755))
 				next, err := unix.Openat(fd, "d", unix.O_PATH|unix.O_CLOEXEC, 0)
-				must(t, err)
-				must(t, unix.Close(fd))
+				testrig.Must(t, err)
+				testrig.Must(t, unix.Close(fd))
 				fd = next
 			}
-			must(t, unix.Close(fd))
+			testrig.Must(t, unix.Close(fd))
 		}, []string{"more than 2048 directories deep"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if strings.HasPrefix(c.name, "2100") {
+				testrig.Slow(t)
+			}
 			base := scratch(t)
-			must(t, os.Mkdir(base+"/src", 0o755))
+			testrig.Must(t, os.Mkdir(base+"/src", 0o755))
 			c.make(newSource(t, base+"/src"))
 			out := base + "/x.bpk"
-			refused(t, 5, out, exec.Command(command, "pack", base+"/src", "-o", out), c.words...)
+			refused(t, 5, out, exec.Command(command(), "pack", base+"/src", "-o", out), c.words...)
 			if strings.HasPrefix(c.name, "2100") {
 				return // no tool archives that
 			}
 			archive := base + "/x.tar"
-			sh(t, "tar", "--format=posix", "--xattrs", "-C", base+"/src", "-cf", archive, ".")
-			refused(t, 5, out, exec.Command(command, "pack", archive, "-o", out), c.words...)
+			testrig.Run(t, "tar", "--format=posix", "--xattrs", "-C", base+"/src", "-cf", archive, ".")
+			refused(t, 5, out, exec.Command(command(), "pack", archive, "-o", out), c.words...)
 		})
 	}
 }
@@ -67,46 +71,45 @@ func TestRefusals(t *testing.T) {
 // Bad inputs as a user meets them. (The commands' own tests have missing, empty and foreign inputs; those of imagepack
 // cancelled and failing reads of the image.)
 func TestBadInputs(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	src := base + "/src"
-	must(t, os.Mkdir(src, 0o755))
-	must(t, os.Chmod(filepath.Dir(base), 0o755)) // for nobody
-	must(t, os.Chmod(filepath.Dir(command), 0o755))
+	testrig.Must(t, os.Mkdir(src, 0o755))
+	testrig.Must(t, os.Chmod(filepath.Dir(base), 0o755)) // for nobody
 	s := newSource(t, src)
 	for i := range 20 {
 		s.file(fmt.Sprintf("file %d", i), 3000)
 	}
-	must(t, os.Mkdir(base+"/out", 0o777))
-	must(t, os.Chmod(base+"/out", 0o777))
+	testrig.Must(t, os.Mkdir(base+"/out", 0o777))
+	testrig.Must(t, os.Chmod(base+"/out", 0o777))
 	out := base + "/out/x.bpk"
 	nobody := nobodyRuns
 
 	t.Run("as nobody", func(t *testing.T) {
-		sh(t, nobody().Path, nobody("pack", src, "-o", out).Args[1:]...)
-		must(t, os.Remove(out))
-		must(t, os.Chmod(src+"/file 7", 0o600))
+		testrig.Run(t, nobody().Path, nobody("pack", src, "-o", out).Args[1:]...)
+		testrig.Must(t, os.Remove(out))
+		testrig.Must(t, os.Chmod(src+"/file 7", 0o600))
 		refused(t, 5, out, nobody("pack", src, "-o", out), `src/file 7"`, "permission denied")
-		must(t, os.Chmod(src+"/file 7", 0o644))
+		testrig.Must(t, os.Chmod(src+"/file 7", 0o644))
 		s.mkdir("closed", 0o700)
 		refused(t, 5, out, nobody("pack", src, "-o", out), "src/closed", "permission denied")
-		must(t, os.Remove(src+"/closed"))
-		must(t, os.WriteFile(base+"/closed.tar", nil, 0o600))
+		testrig.Must(t, os.Remove(src+"/closed"))
+		testrig.Must(t, os.WriteFile(base+"/closed.tar", nil, 0o600))
 		refused(t, 5, out, nobody("pack", base+"/closed.tar", "-o", out), "closed.tar", "permission denied")
 	})
 	t.Run("FIFO", func(t *testing.T) {
-		sh(t, "mkfifo", base+"/fifo")
-		refused(t, 5, out, exec.Command(command, "pack", base+"/fifo", "-o", out), "fifo")
+		testrig.Run(t, "mkfifo", base+"/fifo")
+		refused(t, 5, out, exec.Command(command(), "pack", base+"/fifo", "-o", out), "fifo")
 	})
 	t.Run("cut tar", func(t *testing.T) {
 		whole := base + "/whole.tar"
-		sh(t, "tar", "-C", src, "-cf", whole, ".")
+		testrig.Run(t, "tar", "-C", src, "-cf", whole, ".")
 		b, err := os.ReadFile(whole)
-		must(t, err)
+		testrig.Must(t, err)
 		cut := base + "/cut.tar"
 		for _, n := range []int{512, 700, 1024, 512 + 512 + 3072, 20000, 512 + 20*3584, 512 + 20*3584 - 1} {
-			must(t, os.WriteFile(cut, b[:n], 0o644))
-			refused(t, 5, out, exec.Command(command, "pack", cut, "-o", out), "cut.tar", "the archive")
+			testrig.Must(t, os.WriteFile(cut, b[:n], 0o644))
+			refused(t, 5, out, exec.Command(command(), "pack", cut, "-o", out), "cut.tar", "the archive")
 		}
 	})
 	for name, c := range map[string]struct {
@@ -120,9 +123,9 @@ func TestBadInputs(t *testing.T) {
 		t.Run("file "+name, func(t *testing.T) {
 			s.file("gone", 100_000)
 			img, err := imagepack.Open(context.Background(), src, "")
-			must(t, err)
+			testrig.Must(t, err)
 			defer img.Close()
-			must(t, c.change(src+"/gone"))
+			testrig.Must(t, c.change(src+"/gone"))
 			_, err = imagepack.Write(context.Background(), out, img, imagepack.WriteOptions{})
 			for _, w := range c.words {
 				if err == nil || !strings.Contains(err.Error(), w) || strings.Contains(err.Error(), "\n") {
@@ -131,7 +134,7 @@ func TestBadInputs(t *testing.T) {
 			}
 			t.Log(err)
 			left, err := os.ReadDir(filepath.Dir(out))
-			must(t, err)
+			testrig.Must(t, err)
 			if len(left) != 0 {
 				t.Errorf("left behind: %v", left)
 			}
@@ -142,10 +145,10 @@ func TestBadInputs(t *testing.T) {
 
 // The output may not lie in the directory that is packed: the next pack would hold this one.
 func TestOutputInsideInput(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	src := scratch(t)
-	must(t, os.WriteFile(src+"/file", []byte("content"), 0o644))
-	out, err := exec.Command(command, "pack", src, "-o", src+"/x.bpk").CombinedOutput()
+	testrig.Must(t, os.WriteFile(src+"/file", []byte("content"), 0o644))
+	out, err := exec.Command(command(), "pack", src, "-o", src+"/x.bpk").CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "is packed") {
 		t.Errorf("%v: %s", err, out)

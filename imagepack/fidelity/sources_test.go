@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // all is everything that tmpfs and EROFS hold alike.
@@ -32,8 +33,8 @@ func (s *source) path(name string) string { return s.dir + "/" + name }
 
 func (s *source) mkdir(name string, mode uint32) {
 	s.t.Helper()
-	must(s.t, os.Mkdir(s.path(name), 0o700))
-	must(s.t, unix.Chmod(s.path(name), mode))
+	testrig.Must(s.t, os.Mkdir(s.path(name), 0o700))
+	testrig.Must(s.t, unix.Chmod(s.path(name), mode))
 }
 
 func (s *source) file(name string, n int) {
@@ -42,7 +43,7 @@ func (s *source) file(name string, n int) {
 	for i := range b {
 		b[i] = byte(s.rnd.Uint32())
 	}
-	must(s.t, os.WriteFile(s.path(name), b, 0o644))
+	testrig.Must(s.t, os.WriteFile(s.path(name), b, 0o644))
 }
 
 func (s *source) attr(name, attr string, value []byte) {
@@ -54,14 +55,14 @@ func (s *source) attr(name, attr string, value []byte) {
 
 func (s *source) mknod(name string, mode uint32, major, minor uint32) {
 	s.t.Helper()
-	must(s.t, unix.Mknod(s.path(name), mode, int(unix.Mkdev(major, minor))))
-	must(s.t, unix.Chmod(s.path(name), mode&0o7777))
+	testrig.Must(s.t, unix.Mknod(s.path(name), mode, int(unix.Mkdev(major, minor))))
+	testrig.Must(s.t, unix.Chmod(s.path(name), mode&0o7777))
 }
 
 func (s *source) time(name string, sec, nsec int64) {
 	s.t.Helper()
 	ts := unix.Timespec{Sec: sec, Nsec: nsec}
-	must(s.t, unix.UtimesNanoAt(unix.AT_FDCWD, s.path(name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+	testrig.Must(s.t, unix.UtimesNanoAt(unix.AT_FDCWD, s.path(name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 func (s *source) random(n int) []byte {
@@ -85,23 +86,23 @@ func acl(id uint32) []byte {
 
 // owners, modes and times at their limits. Times are of 64 bits only if far is set.
 func (s *source) inodes(far bool) {
-	must(s.t, os.Chown(s.dir, 12, 70_000))
-	must(s.t, unix.Chmod(s.dir, 0o3751))
+	testrig.Must(s.t, os.Chown(s.dir, 12, 70_000))
+	testrig.Must(s.t, unix.Chmod(s.dir, 0o3751))
 	s.mkdir("inodes", 0o755)
 	for i, mode := range []uint32{0, 0o1, 0o1000, 0o2000, 0o4000, 0o7000, 0o7777, 0o4711, 0o2770} {
 		s.file(fmt.Sprintf("inodes/file-%04o", mode), i*700)
-		must(s.t, unix.Chmod(s.path(fmt.Sprintf("inodes/file-%04o", mode)), mode))
+		testrig.Must(s.t, unix.Chmod(s.path(fmt.Sprintf("inodes/file-%04o", mode)), mode))
 		s.mkdir(fmt.Sprintf("inodes/dir-%04o", mode), mode)
 		s.file(fmt.Sprintf("inodes/dir-%04o/in it", mode), 10)
-		must(s.t, unix.Mkfifo(s.path(fmt.Sprintf("inodes/fifo-%04o", mode)), 0o600))
-		must(s.t, unix.Chmod(s.path(fmt.Sprintf("inodes/fifo-%04o", mode)), mode))
+		testrig.Must(s.t, unix.Mkfifo(s.path(fmt.Sprintf("inodes/fifo-%04o", mode)), 0o600))
+		testrig.Must(s.t, unix.Chmod(s.path(fmt.Sprintf("inodes/fifo-%04o", mode)), mode))
 	}
 	for _, id := range []int{1, 65534, 65535, 65536, 1 << 31, 1<<31 - 1, 4294967294} {
 		name := fmt.Sprintf("inodes/owner-%d", id)
 		s.file(name, 5)
-		must(s.t, os.Lchown(s.path(name), id, 4294967294-id))
-		must(s.t, os.Symlink("x", s.path(name+"-link")))
-		must(s.t, os.Lchown(s.path(name+"-link"), 4294967294-id, id))
+		testrig.Must(s.t, os.Lchown(s.path(name), id, 4294967294-id))
+		testrig.Must(s.t, os.Symlink("x", s.path(name+"-link")))
+		testrig.Must(s.t, os.Lchown(s.path(name+"-link"), 4294967294-id, id))
 	}
 	times := []int64{0, 1, -1, 1<<31 - 1, 1 << 31, 1<<32 - 1, -1 << 31}
 	if far {
@@ -110,7 +111,7 @@ func (s *source) inodes(far bool) {
 	for _, sec := range times {
 		name := fmt.Sprintf("inodes/time%d", sec)
 		s.file(name, 3)
-		must(s.t, os.Symlink(name, s.path(name+"-link")))
+		testrig.Must(s.t, os.Symlink(name, s.path(name+"-link")))
 		s.mkdir(name+"-dir", 0o755)
 		for i, end := range []string{"", "-link", "-dir"} {
 			s.time(name+end, sec, int64(i*499_999_999+1))
@@ -124,32 +125,32 @@ func (s *source) names() {
 	for i, name := range []string{"-", "!", "--help", "...", "..x", ".x", " ", "\n", "\t\x01\x7f", "\\", "\"'", "*?[", "\xff", "\xc3\x28", "é", "e\u0301",
 		strings.Repeat("\xff", 255), strings.Repeat("é", 127) + "x", strings.Repeat("n", 254), "a=b", "a,b:c", "file#", "%2F"} {
 		s.file("names/"+name, i)
-		must(s.t, os.Symlink(name, s.path("names/"+name[:min(len(name), 250)]+".ln")))
+		testrig.Must(s.t, os.Symlink(name, s.path("names/"+name[:min(len(name), 250)]+".ln")))
 	}
 	for i, target := range []string{strings.Repeat("t", 4095), strings.Repeat("t/", 2016), strings.Repeat("x", 4032), strings.Repeat("\xfe", 4031), "\xff", "/", "a\nb"} {
-		must(s.t, os.Symlink(target, s.path(fmt.Sprintf("names/target-%d", i))))
+		testrig.Must(s.t, os.Symlink(target, s.path(fmt.Sprintf("names/target-%d", i))))
 	}
 }
 
 // deep makes a chain of directories, 252 bytes of path each, with files at its end.
 func (s *source) deep(levels int) {
 	fd, err := unix.Open(s.dir, unix.O_PATH|unix.O_CLOEXEC, 0)
-	must(s.t, err)
+	testrig.Must(s.t, err)
 	for i := range levels {
 		name := fmt.Sprintf("%s%d", strings.Repeat("deep.", 50), i%10)
-		must(s.t, unix.Mkdirat(fd, name, 0o755))
+		testrig.Must(s.t, unix.Mkdirat(fd, name, 0o755))
 		next, err := unix.Openat(fd, name, unix.O_PATH|unix.O_CLOEXEC, 0)
-		must(s.t, err)
+		testrig.Must(s.t, err)
 		unix.Close(fd)
 		fd = next
 	}
 	f, err := unix.Openat(fd, "bottom", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
-	must(s.t, err)
+	testrig.Must(s.t, err)
 	_, err = unix.Write(f, []byte("at the bottom"))
-	must(s.t, err)
-	must(s.t, unix.Symlinkat("bottom", fd, "link"))
-	must(s.t, unix.Close(f))
-	must(s.t, unix.Close(fd))
+	testrig.Must(s.t, err)
+	testrig.Must(s.t, unix.Symlinkat("bottom", fd, "link"))
+	testrig.Must(s.t, unix.Close(f))
+	testrig.Must(s.t, unix.Close(fd))
 }
 
 // attrs at their limits. Without big, only what any archive keeps.
@@ -173,7 +174,7 @@ func (s *source) attrs(big bool) {
 		s.attr(name, "security.selinux", []byte("system_u:object_r:device_t:s0\x00"))
 		s.attr(name, "trusted.kind", []byte(kind))
 	}
-	must(s.t, os.Symlink("fifo", s.path("xattrs/link")))
+	testrig.Must(s.t, os.Symlink("fifo", s.path("xattrs/link")))
 	s.attr("xattrs/link", "security.selinux", []byte("system_u:object_r:etc_t:s0\x00"))
 	s.file("xattrs/odd names", 1)
 	for _, name := range []string{"user.a", "user.A", "user.=\n\\", "user.\xff\xfe", "user." + strings.Repeat("n", 250), "user..", "trusted.overlay.", "security.ima"} {
@@ -225,16 +226,16 @@ func (s *source) links() {
 	s.mknod("links/m-char", unix.S_IFCHR|0o600, 4, 64)
 	s.mknod("links/m-block", unix.S_IFBLK|0o600, 4095, 1<<20-1)
 	s.mknod("links/m-socket", unix.S_IFSOCK|0o600, 0, 0)
-	must(s.t, os.Symlink("somewhere", s.path("links/m-link")))
+	testrig.Must(s.t, os.Symlink("somewhere", s.path("links/m-link")))
 	for _, name := range []string{"m-file", "m-empty", "m-fifo", "m-char", "m-block", "m-socket", "m-link"} {
 		for _, other := range []string{"z/", "a/", "a-", "z-"} {
-			must(s.t, os.Link(s.path("links/"+name), s.path("links/"+other+name)))
+			testrig.Must(s.t, os.Link(s.path("links/"+name), s.path("links/"+other+name)))
 		}
 	}
 	s.file("links/same content 1", 9000)
 	b, err := os.ReadFile(s.path("links/m-file"))
-	must(s.t, err)
-	must(s.t, os.WriteFile(s.path("links/same content 2"), b, 0o644)) // no link
+	testrig.Must(s.t, err)
+	testrig.Must(s.t, os.WriteFile(s.path("links/same content 2"), b, 0o644)) // no link
 }
 
 // sparse files; data at the offsets.
@@ -242,13 +243,13 @@ func (s *source) holes(size int64, offs ...int64) {
 	s.t.Helper()
 	name := s.path(fmt.Sprintf("holes-%d-%d", size, len(offs)))
 	f, err := os.Create(name)
-	must(s.t, err)
-	must(s.t, f.Truncate(size))
+	testrig.Must(s.t, err)
+	testrig.Must(s.t, f.Truncate(size))
 	for _, off := range offs {
 		_, err := f.WriteAt(s.random(int(min(5000, size-off))), off)
-		must(s.t, err)
+		testrig.Must(s.t, err)
 	}
-	must(s.t, f.Close())
+	testrig.Must(s.t, f.Close())
 }
 
 func (s *source) sparse() {
@@ -273,16 +274,16 @@ func (s *source) remove(names ...string) {
 	for _, name := range names {
 		dir := filepath.Dir(s.path(name))
 		var st unix.Stat_t
-		must(s.t, unix.Lstat(dir, &st))
-		must(s.t, os.RemoveAll(s.path(name)))
-		must(s.t, unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
+		testrig.Must(s.t, unix.Lstat(dir, &st))
+		testrig.Must(s.t, os.RemoveAll(s.path(name)))
+		testrig.Must(s.t, unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
 	}
 }
 
 // makeSmall makes a directory of small files, for slow compressors.
 func makeSmall(t testing.TB, dir string) {
 	t.Helper()
-	must(t, os.Mkdir(dir, 0o755))
+	testrig.Must(t, os.Mkdir(dir, 0o755))
 	s := newSource(t, dir)
 	s.inodes(false)
 	s.attrs(false)

@@ -1,19 +1,21 @@
 package fidelity
 
 import (
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // Everything, in squashfs images of every kind that mksquashfs makes: the pack equals the mounted squashfs. (mksquashfs
 // makes two of a symlink with two names, and keeps neither ACLs nor times of 64 bits.)
 func TestSquashfs(t *testing.T) {
-	needRoot(t)
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	src := base + "/src"
 	everything(t, src, belowPathMax)
-	sh(t, "cp", "/bin/ls", src+"/code") // for the filter of xz
+	testrig.Run(t, "cp", "/bin/ls", src+"/code") // for the filter of xz
 	for name, args := range map[string][]string{
 		"gzip 4k":        {"-comp", "gzip", "-Xcompression-level", "1", "-b", "4096"},
 		"lz4":            {"-comp", "lz4", "-b", "65536"},
@@ -30,16 +32,14 @@ func TestSquashfs(t *testing.T) {
 			if !web { // one client at a time
 				t.Parallel()
 			}
-			image := filepath.Join(t.TempDir(), "x.sqfs")
+			image := filepath.Join(testrig.MemoryDir(t), "x.sqfs")
 			args := append([]string{src, image, "-no-progress", "-processors", "1"}, args...)
-			if out, err := exec.Command("mksquashfs", args...).CombinedOutput(); err != nil {
-				t.Fatalf("mksquashfs: %v\n%.1000s", err, out)
-			}
+			testrig.Run(t, "mksquashfs", args...)
 			show := loopMount
 			if web {
 				show = webMount
 			}
-			sameDirs(t, mountImage(t, "squashfs", image), show(t, zoned(t, image)), loose{})
+			sameDirs(t, testrig.Mount(t, "squashfs", image), show(t, zoned(t, image)), loose{})
 		})
 	}
 }

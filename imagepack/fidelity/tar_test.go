@@ -4,30 +4,30 @@ import (
 	"context"
 	"hash/maphash"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // extract unpacks an archive with the tool that is its oracle.
 func extract(t testing.TB, tool, archive, dir string) {
 	t.Helper()
-	must(t, os.Mkdir(dir, 0o755))
+	testrig.Must(t, os.Mkdir(dir, 0o755))
 	args := []string{"--xattrs", "--acls", "--numeric-owner", "-p", "-C", dir, "-xf", archive}
 	if tool == "tar" {
 		args = append([]string{"--xattrs-include=*"}, args...)
 	}
-	sh(t, tool, args...)
+	testrig.Run(t, tool, args...)
 }
 
 // Everything, in archives as GNU tar and bsdtar make them, compressed in each way: the pack equals what the tool that
 // made the archive extracts.
 func TestTar(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	rich := base + "/rich"
 	// bsdtar keeps links to sockets, but no sockets. Single sockets are left out by both.
@@ -35,7 +35,7 @@ func TestTar(t *testing.T) {
 	// bsdtar writes a pax archive that keeps all, but for sockets, links to devices, parts of a second before
 	// 1970 and the largest numbers in ACLs. When it extracts, it changes names: the oracle is the source.
 	bsd := base + "/bsd"
-	sh(t, "cp", "-a", rich, bsd)
+	testrig.Run(t, "cp", "-a", rich, bsd)
 	nb := newSource(t, bsd)
 	nb.remove("special/socket", "xattrs/socket", "special/null-again", "xattrs/acls/file-4294967293", "xattrs/acls/file-4294967293-dir")
 	for _, at := range []string{"a/", "a-", "z/", "z-"} {
@@ -47,7 +47,7 @@ func TestTar(t *testing.T) {
 		}
 	}
 	poor := base + "/poor" // what ustar holds
-	must(t, os.Mkdir(poor, 0o755))
+	testrig.Must(t, os.Mkdir(poor, 0o755))
 	treetest.MakeDir(t, poor, treetest.Features{})
 	s := newSource(t, poor)
 	s.sparse()
@@ -57,7 +57,7 @@ func TestTar(t *testing.T) {
 
 	attrs := []string{"--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner"}
 	with := func(more ...string) []string { return append(more, attrs...) }
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name, dir, tool string
 		args            []string
 	}{
@@ -73,17 +73,17 @@ func TestTar(t *testing.T) {
 		{"bsd-ustar.tar", poor, "bsdtar", []string{"--format=ustar"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if i > 0 {
+				testrig.Slow(t)
+			}
 			show := loopMount
 			if c.name == "sparse10.tar.zst" { // one client at a time
 				show = webMount
 			} else {
 				t.Parallel()
 			}
-			archive := filepath.Join(t.TempDir(), c.name)
-			out, err := exec.Command(c.tool, append(c.args, "-C", c.dir, "-cf", archive, ".")...).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v\n%.1000s", err, out)
-			}
+			archive := filepath.Join(testrig.MemoryDir(t), c.name)
+			testrig.Run(t, c.tool, append(c.args, "-C", c.dir, "-cf", archive, ".")...)
 			got := show(t, zoned(t, archive))
 			if strings.HasPrefix(c.name, "bsd-pax") {
 				sameDirs(t, bsd, got, loose{})
@@ -92,22 +92,22 @@ func TestTar(t *testing.T) {
 			extracted := base + "/" + c.name
 			extract(t, c.tool, archive, extracted)
 			sameDirs(t, extracted, got, loose{noRootTime: c.tool == "bsdtar"})
-			must(t, os.RemoveAll(extracted))
+			testrig.Must(t, os.RemoveAll(extracted))
 		})
 	}
 }
 
 // Compressed files of several streams, as parallel compressors make them.
 func TestTarStreams(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	src := base + "/src"
 	makeSmall(t, src)
-	sh(t, "tar", "--format=posix", "--xattrs", "--xattrs-include=*", "-C", src, "-cf", base+"/x.tar", ".")
+	testrig.Run(t, "tar", "--format=posix", "--xattrs", "--xattrs-include=*", "-C", src, "-cf", base+"/x.tar", ".")
 	extract(t, "tar", base+"/x.tar", base+"/extracted")
 	for _, tool := range []string{"gzip", "bzip2", "xz", "zstd"} {
 		t.Run(tool, func(t *testing.T) {
-			sh(t, "sh", "-c", `cd "$0" && { head -c 30000 x.tar | $1 -c; tail -c +30001 x.tar | head -c 10000 | $1 -c; tail -c +40001 x.tar | $1 -c; } >x.tar.$1`, base, tool)
+			testrig.Run(t, "sh", "-c", `cd "$0" && { head -c 30000 x.tar | $1 -c; tail -c +30001 x.tar | head -c 10000 | $1 -c; tail -c +40001 x.tar | $1 -c; } >x.tar.$1`, base, tool)
 			sameDirs(t, base+"/extracted", loopMount(t, pack(t, base+"/x.tar."+tool)), loose{})
 		})
 	}
@@ -115,10 +115,10 @@ func TestTarStreams(t *testing.T) {
 
 // The oldest format has no mark but the checksum of its headers.
 func TestTarV7(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	src := base + "/src"
-	must(t, os.Mkdir(src, 0o755))
+	testrig.Must(t, os.Mkdir(src, 0o755))
 	s := newSource(t, src)
 	s.links()
 	s.remove("links/m-fifo", "links/m-char", "links/m-block", "links/m-socket")
@@ -128,9 +128,9 @@ func TestTarV7(t *testing.T) {
 		}
 	}
 	archive := base + "/v7.tar"
-	sh(t, "tar", "--format=v7", "-C", src, "-cf", archive, ".")
+	testrig.Run(t, "tar", "--format=v7", "-C", src, "-cf", archive, ".")
 	img, err := imagepack.Open(context.Background(), archive, "")
-	must(t, err)
+	testrig.Must(t, err)
 	defer img.Close()
 	if img.Filesystem() != "erofs" {
 		t.Fatal("a tar of the v7 format is taken for a raw image: isTar of imagepack must ask tree.IsTar")

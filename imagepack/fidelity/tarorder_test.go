@@ -18,18 +18,19 @@ import (
 
 	"bootprof/imagepack/erofs"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // Archives in which entries replace each other, link to each other and go through symlinks, at random: what GNU tar
 // extracts without complaint, an image holds. All the archives' trees lie in one image, to mount it once.
 func TestTarOrder(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	base := scratch(t)
 	root := &tree.Inode{Mode: tree.ModeDir | 0o755}
 	for seed := range uint64(300) {
 		path, dir := fmt.Sprintf("%s/%d.tar", base, seed), fmt.Sprintf("%s/%d", base, seed)
-		must(t, os.WriteFile(path, randomTar(t, seed), 0o644))
-		must(t, os.Mkdir(dir, 0o755))
+		testrig.Must(t, os.WriteFile(path, randomTar(t, seed), 0o644))
+		testrig.Must(t, os.Mkdir(dir, 0o755))
 		out, err := exec.Command("tar", "--numeric-owner", "-p", "-C", dir, "-xf", path).CombinedOutput()
 		if err != nil || len(out) > 0 {
 			continue // an entry below a file, a link to nothing
@@ -49,14 +50,14 @@ func TestTarOrder(t *testing.T) {
 	}
 	sort.Slice(root.Entries, func(i, j int) bool { return root.Entries[i].Name < root.Entries[j].Name })
 	img, err := erofs.Plan(root, erofs.Options{})
-	must(t, err)
+	testrig.Must(t, err)
 	defer img.Close()
 	image, err := os.Create(base + "/image")
-	must(t, err)
+	testrig.Must(t, err)
 	defer image.Close()
 	_, err = io.Copy(image, io.NewSectionReader(img, 0, img.Size()))
-	must(t, err)
-	at, seed := mountImage(t, "erofs", image.Name()), maphash.MakeSeed()
+	testrig.Must(t, err)
+	at, seed := testrig.Mount(t, "erofs", image.Name()), maphash.MakeSeed()
 	for _, e := range root.Entries {
 		want, got := walk(t, base+"/"+e.Name, loose{}, seed), walk(t, at+"/"+e.Name, loose{}, seed)
 		for path, r := range got {
@@ -83,9 +84,9 @@ func randomTar(t testing.TB, seed uint64) []byte {
 	w := tar.NewWriter(&b)
 	add := func(h tar.Header, content string) {
 		h.Size, h.ModTime = int64(len(content)), time.Unix(1_000_000_000+int64(b.Len()), 0)
-		must(t, w.WriteHeader(&h))
+		testrig.Must(t, w.WriteHeader(&h))
 		_, err := io.WriteString(w, content)
-		must(t, err)
+		testrig.Must(t, err)
 	}
 	add(tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755}, "")
 	for i := range 2 + r.IntN(8) {
@@ -110,6 +111,6 @@ func randomTar(t testing.TB, seed uint64) []byte {
 			add(h, "")
 		}
 	}
-	must(t, w.Close())
+	testrig.Must(t, w.Close())
 	return b.Bytes()
 }

@@ -8,59 +8,41 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
-// run runs a program and returns what it prints.
-func run(t *testing.T, stdin, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
 func noPassword() (string, error) { return "", errors.New("no password wanted") }
+func secret() (string, error)     { return "secret", nil }
 
 // What minisign itself says of our signatures, with its own keys, plain and encrypted.
 func TestMinisignAccepts(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	pack := filepath.Join(dir, "x.bpk")
-	if err := os.WriteFile(pack, []byte(strings.Repeat("bytes of a pack ", 1<<16)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, pack, strings.Repeat("bytes of a pack ", 1<<16))
 	digest := [32]byte{1, 2, 3}
 	for _, c := range []struct {
 		name, stdin string
 		gen         []string
 		password    func() (string, error)
 	}{
-		{"plain", "", []string{"-W"}, noPassword},
-		{"encrypted", "secret\nsecret\n", nil, func() (string, error) { return "secret", nil }},
+		{"plain", "", []string{"minisign", "-W"}, noPassword},
+		// With little memory, minisign makes a key that is cheaper to decrypt: 60 ms instead of 3 s.
+		{"encrypted", "secret\nsecret\n", []string{"prlimit", "--as=60000000", "minisign"}, secret},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pub, sec := filepath.Join(dir, c.name+".pub"), filepath.Join(dir, c.name+".key")
-			run(t, c.stdin, "minisign", append([]string{"-G", "-p", pub, "-s", sec}, c.gen...)...)
+			testrig.RunInput(t, c.stdin, c.gen[0], append(c.gen[1:], "-G", "-p", pub, "-s", sec)...)
 			key, err := ReadKey(sec, c.password)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			f, err := os.Open(pack)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer f.Close()
 			b, err := key.Sign(f, "x.bpk", digest)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			sig := pack + Suffix
-			if err := os.WriteFile(sig, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			said := run(t, "", "minisign", "-V", "-p", pub, "-m", pack)
+			testrig.WriteFile(t, sig, b)
+			said := testrig.Run(t, "minisign", "-V", "-p", pub, "-m", pack)
 			if !strings.Contains(said, fmt.Sprintf("Trusted comment: bootprof sha256:%x file:x.bpk", digest)) {
 				t.Errorf("minisign says %q", said)
 			}
@@ -75,9 +57,7 @@ func TestMinisignAccepts(t *testing.T) {
 				t.Errorf("Check of another file: %v", err)
 			}
 			bad := filepath.Join(dir, "changed")
-			if err := os.WriteFile(bad, []byte("other bytes"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			testrig.WriteFile(t, bad, "other bytes")
 			if err := exec.Command("minisign", "-V", "-p", pub, "-m", bad, "-x", sig).Run(); err == nil {
 				t.Error("minisign accepts the signature for another file")
 			}
@@ -92,5 +72,21 @@ func TestMinisignAccepts(t *testing.T) {
 	}
 	if _, err := ReadKey(pack, noPassword); !errors.As(err, &bad) {
 		t.Errorf("a pack as the key: %v", err)
+	}
+}
+
+// fullCostKey is of minisign 0.11 as it is started by a user, with the password "secret": decrypting it takes 1 GiB.
+const fullCostKey = `untrusted comment: minisign encrypted secret key
+RWRTY0Iy9WLzCExaY68kZOTUIkYtay9WRxyu9uwCDkzGywq+3eUAAAACAAAAAAAAAEAAAAAAYQ0L8quul7pExmU40ccuIQriCPuAUJGw53440Xm0DKapWwkTY8n88IE7/Nt+H0y+MFv8PK/hEABqQJQe6Ya0LIJiBXXm97yudZ267nMAYqAEJeBiViGHjnZOzBB+vycrwValcNPAs1s=
+`
+
+func TestReadKeyOfFullCost(t *testing.T) {
+	testrig.Slow(t)
+	path := filepath.Join(t.TempDir(), "full.key")
+	testrig.WriteFile(t, path, fullCostKey)
+	key, err := ReadKey(path, secret)
+	testrig.Must(t, err)
+	if got := fmt.Sprintf("%016X", key.secret.ID()); got != "86CC5C092CD23D7C" {
+		t.Errorf("the key is %s", got)
 	}
 }

@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // bcjFilters are the filters of mksquashfs 4.5: option, number in the .xz format, and code that it makes smaller:
@@ -88,24 +88,14 @@ func filtersUsed(image []byte) map[byte]int {
 // codeDir makes a tree of real programs and of code for the filters' machines.
 func codeDir(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	for _, program := range []string{"ls", "cat"} {
 		path, err := exec.LookPath(program)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, program), b, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
+		testrig.WriteFile(t, filepath.Join(dir, program), testrig.ReadFile(t, path))
 	}
 	for i, f := range bcjFilters {
-		if err := os.WriteFile(filepath.Join(dir, f.option), callCode(f.call, 100_000+i*777), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, filepath.Join(dir, f.option), callCode(f.call, 100_000+i*777))
 	}
 	return dir
 }
@@ -113,15 +103,16 @@ func codeDir(t testing.TB) string {
 // TestBCJ reads blocks that have gone through each filter. Recent kernels (6.18) have none for IA-64: there unsquashfs
 // tells what the files are.
 func TestBCJ(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := codeDir(t)
-	for _, f := range bcjFilters {
+	for i, f := range bcjFilters {
 		t.Run(f.option, func(t *testing.T) {
-			image := makeImage(t, dir, "-comp", "xz", "-Xbcj", f.option, "-b", "64K")
-			b, err := os.ReadFile(image)
-			if err != nil {
-				t.Fatal(err)
+			if i > 0 {
+				testrig.Slow(t)
 			}
+			t.Parallel()
+			image := makeImage(t, dir, "-comp", "xz", "-Xbcj", f.option, "-b", "64K")
+			b := testrig.ReadFile(t, image)
 			if used := filtersUsed(b); used[f.id] < 2 || len(used) != 1 {
 				t.Fatalf("blocks by filter: %v, want some of %d", used, f.id)
 			}
@@ -130,11 +121,13 @@ func TestBCJ(t *testing.T) {
 				compareUnsquashfs(t, image, root)
 				return
 			}
-			treetest.CompareDir(t, mount(t, image), root)
+			treetest.CompareDir(t, testrig.Mount(t, "squashfs", image), root)
 		})
 	}
 	for size, filters := range map[string]string{"4K": "x86,arm,armthumb,powerpc,sparc,ia64", "1M": "x86,arm"} {
 		t.Run(filters+" "+size, func(t *testing.T) {
+			testrig.Slow(t)
+			t.Parallel()
 			image := makeImage(t, dir, "-comp", "xz", "-Xbcj", filters, "-b", size)
 			_, root := open(t, image)
 			compareUnsquashfs(t, image, root)
@@ -144,18 +137,19 @@ func TestBCJ(t *testing.T) {
 
 // TestLZOBlocks reads lzo images of all variants and block sizes.
 func TestLZOBlocks(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := codeDir(t)
 	for i, size := range []string{"4K", "16K", "128K", "1M"} {
 		variants := []string{"lzo1x_1", "lzo1x_1_11", "lzo1x_1_15", "lzo1x_999"}
 		t.Run(fmt.Sprintf("%s %s", variants[i], size), func(t *testing.T) {
+			t.Parallel()
 			args := []string{"-comp", "lzo", "-b", size, "-Xalgorithm", variants[i]}
 			if variants[i] == "lzo1x_999" {
 				args = append(args, "-Xcompression-level", "3")
 			}
 			image := makeImage(t, dir, args...)
 			r, root := open(t, image)
-			treetest.CompareDir(t, mount(t, image), root)
+			treetest.CompareDir(t, testrig.Mount(t, "squashfs", image), root)
 			if r.Info().Compressor != "lzo" {
 				t.Errorf("compressor %q", r.Info().Compressor)
 			}
@@ -166,8 +160,8 @@ func TestLZOBlocks(t *testing.T) {
 // compareUnsquashfs compares the tree with what unsquashfs writes.
 func compareUnsquashfs(t *testing.T, image string, root *tree.Inode) {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "out")
-	run(t, "unsquashfs", "-no-progress", "-quiet", "-d", out, image)
+	out := filepath.Join(testrig.MemoryDir(t), "out")
+	testrig.Run(t, "unsquashfs", "-no-progress", "-quiet", "-d", out, image)
 	for _, d := range treetest.Diff(out, root, treetest.Options{WholeSeconds: true, NoXattrs: true}) {
 		t.Error(d)
 	}

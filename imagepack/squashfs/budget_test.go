@@ -5,35 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // A few hundred bytes of an image may hold many files, and a file of many blocks that are holes.
 func TestTreeBudget(t *testing.T) {
-	many, sparse := t.TempDir(), t.TempDir()
+	many, sparse := testrig.MemoryDir(t), testrig.MemoryDir(t)
 	for i := range 300 {
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", many, i), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/%d", many, i), "")
 	}
-	if err := os.WriteFile(sparse+"/a", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(sparse+"/a", 100<<20); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, sparse+"/a", "")
+	testrig.Must(t, os.Truncate(sparse+"/a", 100<<20))
 	for _, dir := range []string{many, sparse} {
-		img := t.TempDir() + "/img"
-		if out, err := exec.Command("mksquashfs", dir, img, "-quiet", "-no-progress", "-b", "4096", "-processors", "1").CombinedOutput(); err != nil {
-			t.Fatalf("mksquashfs: %v: %s", err, out)
-		}
-		data, err := os.ReadFile(img)
-		if err != nil {
-			t.Fatal(err)
-		}
+		img := testrig.MemoryDir(t) + "/img"
+		testrig.Run(t, "mksquashfs", dir, img, "-quiet", "-no-progress", "-b", "4096", "-processors", "1")
+		data := testrig.ReadFile(t, img)
 		r, err := Open(bytes.NewReader(data), int64(len(data)))
 		if err != nil {
 			t.Fatal(err)

@@ -3,12 +3,13 @@ package squashfs
 import (
 	"bytes"
 	"compress/zlib"
-	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz"
+
+	"bootprof/internal/testrig"
 )
 
 func pack(t testing.TB, comp uint16, data []byte) []byte {
@@ -52,9 +53,7 @@ func TestCodecsAreBounded(t *testing.T) {
 			continue
 		}
 		r := &Reader{super: superblock{compressor: comp}}
-		if err := r.openCodec(); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, r.openCodec())
 		dst := make([]byte, metaLen)
 		for _, length := range []int{1, 100, metaLen - 1, metaLen} {
 			n, err := r.codec(dst, pack(t, comp, long[:length]))
@@ -68,14 +67,13 @@ func TestCodecsAreBounded(t *testing.T) {
 		}
 		for _, length := range []int{metaLen + 1, len(long)} {
 			src := pack(t, comp, long[:length])
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			n, err := r.codec(dst, src)
-			runtime.ReadMemStats(&after)
+			var n int
+			var err error
+			took := testrig.Allocated(func() { n, err = r.codec(dst, src) })
 			if err == nil {
 				t.Errorf("%s: %d bytes in a block of %d unpack to %d without an error", name, length, metaLen, n)
 			}
-			if took := after.TotalAlloc - before.TotalAlloc; took > 4<<20 {
+			if took > 4<<20 {
 				t.Errorf("%s: refusing %d bytes took %d bytes of memory", name, length, took)
 			}
 		}
@@ -109,15 +107,12 @@ func TestXZDictionary(t *testing.T) {
 	}
 	w.Write([]byte("text"))
 	w.Close()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	_, err = xzCodec()(make([]byte, metaLen), b.Bytes())
-	runtime.ReadMemStats(&after)
+	took := testrig.Allocated(func() { _, err = xzCodec()(make([]byte, metaLen), b.Bytes()) })
 	const want = "squashfs compressed with xz and a dictionary of more than 1048576 bytes: not supported"
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
-	if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+	if took > 1<<20 {
 		t.Errorf("refusing the block took %d bytes of memory", took)
 	}
 }

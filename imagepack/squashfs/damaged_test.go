@@ -6,22 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // TestNotSupported opens images of the compressor that the kernel never had, and of a filter made up by setting its
 // bit in the compressor's options.
 func TestNotSupported(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(dir+"/file", bytes.Repeat([]byte("text "), 5000), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	dir := testrig.MemoryDir(t)
+	testrig.WriteFile(t, dir+"/file", bytes.Repeat([]byte("text "), 5000))
 	for _, c := range []struct {
 		want   string
 		change byte // of the first filter bits
@@ -30,12 +28,9 @@ func TestNotSupported(t *testing.T) {
 		{"squashfs compressed with lzma: not supported", 0, []string{"-comp", "lzma"}},
 		{"squashfs compressed with xz and BCJ filters 0x80: not supported", 0x80, []string{"-comp", "xz", "-Xbcj", "x86,arm"}},
 	} {
-		b, err := os.ReadFile(makeImage(t, dir, c.args...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testrig.ReadFile(t, makeImage(t, dir, c.args...))
 		b[96+6] |= c.change
-		_, err = squashfs.Open(bytes.NewReader(b), int64(len(b)))
+		_, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
 		var ue *squashfs.UnsupportedError
 		if !errors.As(err, &ue) || err.Error() != c.want {
 			t.Errorf("%v: %v, want %s", c.args, err, c.want)
@@ -45,31 +40,20 @@ func TestNotSupported(t *testing.T) {
 
 // TestErrorsNameTheFile damages the one data block and the inodes of an image.
 func TestErrorsNameTheFile(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(dir+"/usr/bin", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/usr/bin/x", bytes.Repeat([]byte("text "), 20000), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	dir := testrig.MemoryDir(t)
+	testrig.Must(t, os.MkdirAll(dir+"/usr/bin", 0o755))
+	testrig.WriteFile(t, dir+"/usr/bin/x", bytes.Repeat([]byte("text "), 20000))
 	for _, comp := range []string{"gzip", "lzo", "lz4", "xz", "zstd"} {
-		b, err := os.ReadFile(makeImage(t, dir, "-comp", comp, "-no-fragments", "-noI"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testrig.ReadFile(t, makeImage(t, dir, "-comp", comp, "-no-fragments", "-noI"))
 		r, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		block := r.Map().Find("usr/bin/x", imagemap.Data, 0, 1)[0]
 		damaged := bytes.Clone(b)
 		for i := range damaged[block.ImageOff : block.ImageOff+block.ImageLen] {
 			damaged[block.ImageOff+int64(i)] ^= 0x55
 		}
 		c, err := openBytes(t, damaged).Lookup("usr").Lookup("bin").Lookup("x").Content.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		var ce *squashfs.CorruptError
 		_, err = c.ReadAt(make([]byte, 10), 7)
 		want := fmt.Sprintf(`reading "/usr/bin/x" at 7: block at %d: squashfs image is corrupt: %s: `, block.ImageOff, comp)
@@ -83,9 +67,7 @@ func TestErrorsNameTheFile(t *testing.T) {
 		damaged = bytes.Clone(b)
 		damaged[inodes.ImageOff+2+4] = 0xff
 		r, err = squashfs.Open(bytes.NewReader(damaged), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		_, err = r.Tree()
 		if !errors.As(err, &ce) || !strings.HasPrefix(err.Error(), `reading "/usr/bin/x": `) {
 			t.Errorf("%v, want an error that names the file", err)
@@ -96,32 +78,22 @@ func TestErrorsNameTheFile(t *testing.T) {
 func openBytes(t *testing.T, b []byte) *tree.Inode {
 	t.Helper()
 	r, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	root, err := r.Tree()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return root
 }
 
 // TestDamaged cuts an image short at every length and flips each byte of a small one: what comes is an error of
 // a known type or a tree that can be walked, never a panic.
 func TestDamaged(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Mkdir(dir+"/d", 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testrig.RareGC(t)
+	dir := testrig.MemoryDir(t)
+	testrig.Must(t, os.Mkdir(dir+"/d", 0o755))
 	for name, b := range map[string][]byte{"text": bytes.Repeat([]byte("text "), 1000), "d/tail": []byte("tail")} {
-		if err := os.WriteFile(dir+"/"+name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, dir+"/"+name, b)
 	}
-	b, err := os.ReadFile(makeImage(t, dir, "-comp", "zstd", "-b", "4096", "-nopad"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testrig.ReadFile(t, makeImage(t, dir, "-comp", "zstd", "-b", "4096", "-nopad"))
 	var ce *squashfs.CorruptError
 	for n := range b {
 		if _, err := squashfs.Open(bytes.NewReader(b[:n]), int64(n)); !errors.As(err, &ce) {
@@ -132,14 +104,12 @@ func TestDamaged(t *testing.T) {
 		for _, x := range []byte{0x01, 0x80, 0xff} {
 			d := bytes.Clone(b)
 			d[i] ^= x
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			err := readAll(d)
-			runtime.ReadMemStats(&after)
+			var err error
+			took := testrig.Allocated(func() { err = readAll(d) })
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Fatalf("byte %d ^ %#x: %q", i, x, err)
 			}
-			if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
+			if took > 16<<20 {
 				t.Fatalf("byte %d ^ %#x: reading an image of %d bytes took %d bytes of memory", i, x, len(b), took)
 			}
 		}
@@ -151,14 +121,9 @@ func TestDamaged(t *testing.T) {
 
 // TestDirectoryLoop has a directory's entry point back at the root.
 func TestDirectoryLoop(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(dir+"/loop", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(makeImage(t, dir, "-noI"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := testrig.MemoryDir(t)
+	testrig.Must(t, os.MkdirAll(dir+"/loop", 0o755))
+	b := testrig.ReadFile(t, makeImage(t, dir, "-noI"))
 	// An entry: offset of the inode, number, type, length of the name less one, the name.
 	i := bytes.Index(b, []byte("\x01\x00\x03\x00loop"))
 	if i < 0 {
@@ -202,22 +167,17 @@ func readAll(image []byte) error {
 }
 
 func FuzzOpen(f *testing.F) {
-	dir := f.TempDir()
+	dir := testrig.MemoryDir(f)
 	for i := range 3 {
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), bytes.Repeat([]byte{byte(i)}, i*3000), 0o644); err != nil {
-			f.Fatal(err)
-		}
+		testrig.WriteFile(f, fmt.Sprintf("%s/%d", dir, i), bytes.Repeat([]byte{byte(i)}, i*3000))
 	}
 	if os.Geteuid() == 0 {
-		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/1")
-		run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/2")
+		testrig.Run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/1")
+		testrig.Run(f, "setfattr", "-n", "user.a", "-v", strings.Repeat("v", 200), dir+"/2")
 	}
 	for _, args := range [][]string{{"-noI", "-noD", "-noF", "-noX"}, {"-comp", "zstd"}, {"-comp", "xz"}, {"-comp", "lz4"}, {"-comp", "gzip"},
 		{"-comp", "lzo"}, {"-comp", "xz", "-Xbcj", "x86,arm"}} {
-		b, err := os.ReadFile(makeImage(f, dir, append(args, "-b", "4096", "-nopad")...))
-		if err != nil {
-			f.Fatal(err)
-		}
+		b := testrig.ReadFile(f, makeImage(f, dir, append(args, "-b", "4096", "-nopad")...))
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { _ = readAll(b) })

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,72 +14,43 @@ import (
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
-
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
 
 // makeImage packs dir with mksquashfs.
 func makeImage(t testing.TB, dir string, args ...string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "image.squashfs")
-	run(t, "mksquashfs", append([]string{dir, image, "-noappend", "-no-progress", "-quiet", "-processors", "2"}, args...)...)
+	image := filepath.Join(testrig.MemoryDir(t), "image.squashfs")
+	testrig.Run(t, "mksquashfs", append([]string{dir, image, "-noappend", "-no-progress", "-quiet", "-processors", "2"}, args...)...)
 	return image
-}
-
-// mount has the kernel mount the image until the test ends.
-func mount(t testing.TB, image string) string {
-	t.Helper()
-	dir := t.TempDir()
-	run(t, "mount", "-t", "squashfs", "-o", "loop,ro", image, dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
-	return dir
 }
 
 func open(t testing.TB, image string) (*squashfs.Reader, *tree.Inode) {
 	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size := testrig.OpenFile(t, image)
 	if !squashfs.Probe(f) {
 		t.Fatal("Probe does not know the image")
 	}
-	r, err := squashfs.Open(f, st.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, err := squashfs.Open(f, size)
+	testrig.Must(t, err)
 	root, err := r.Tree()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return r, root
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes devices and mounts by loop")
-	}
 }
 
 // TestTreeIsWhatTheKernelShows compares every file of images of all kinds with the kernel's mount.
 func TestTreeIsWhatTheKernelShows(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, treetest.Features{})
-	wide := t.TempDir()
-	treetest.MakeDir(t, wide, treetest.Features{Wide: 50_000})
-	for _, c := range []struct {
+	wide := testrig.MemoryDir(t) // a listing of several 64 KiB
+	treetest.MakeDir(t, wide, treetest.Features{Wide: 10_000})
+	small := testrig.MemoryDir(t) // without what keeps xz busy for seconds
+	treetest.MakeDir(t, small, treetest.Features{})
+	for _, name := range []string{"random-1048576", "random-2097169", "text-1048576"} {
+		testrig.Must(t, os.Remove(small+"/"+name))
+	}
+	for i, c := range []struct {
 		name, dir string
 		args      []string
 		coarse    bool
@@ -95,8 +65,8 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 		{"gzip plain metadata", dir, []string{"-comp", "gzip", "-Xcompression-level", "1", "-noI", "-noX"}, true},
 		{"gzip plain", dir, []string{"-noI", "-noD", "-noF", "-noX", "-b", "4096"}, false},
 		{"gzip not exportable", dir, []string{"-noD", "-noF", "-no-exports", "-no-duplicates", "-no-sparse"}, true},
-		{"xz", dir, []string{"-comp", "xz"}, true},
-		{"xz 1M", dir, []string{"-comp", "xz", "-b", "1M", "-Xdict-size", "64K"}, true},
+		{"xz", small, []string{"-comp", "xz"}, true},
+		{"xz 1M", small, []string{"-comp", "xz", "-b", "1M", "-Xdict-size", "64K"}, true},
 		{"lzo", dir, []string{"-comp", "lzo", "-Xcompression-level", "3"}, true},
 		{"lzo 4K", dir, []string{"-comp", "lzo", "-Xalgorithm", "lzo1x_1", "-b", "4096"}, true},
 		{"lz4", dir, []string{"-comp", "lz4"}, true},
@@ -105,9 +75,13 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 		{"all root", dir, []string{"-noD", "-all-root"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if i > 0 {
+				testrig.Slow(t)
+			}
+			t.Parallel()
 			image := makeImage(t, c.dir, c.args...)
 			r, root := open(t, image)
-			treetest.CompareDir(t, mount(t, image), root)
+			treetest.CompareDir(t, testrig.Mount(t, "squashfs", image), root)
 			checkMap(t, image, r, root)
 			if r.Info().Coarse() != c.coarse {
 				t.Errorf("Coarse is %v: %+v", r.Info().Coarse(), r.Info())
@@ -123,10 +97,7 @@ func TestTreeIsWhatTheKernelShows(t *testing.T) {
 // are stored plainly, their bytes must be those of the file.
 func checkMap(t *testing.T, image string, r *squashfs.Reader, root *tree.Inode) {
 	t.Helper()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testrig.ReadFile(t, image)
 	m := r.Map()
 	end := int64(0)
 	covered := map[string]int64{}
@@ -178,9 +149,7 @@ func checkPlain(t *testing.T, image []byte, m *imagemap.Map, p string, n *tree.I
 	t.Helper()
 	content := make([]byte, n.Size)
 	c, err := n.Content.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer c.Close()
 	if _, err := c.ReadAt(content, 0); err != nil {
 		t.Fatal(err)
@@ -195,16 +164,12 @@ func checkPlain(t *testing.T, image []byte, m *imagemap.Map, p string, n *tree.I
 
 // TestLargeFile reads beyond 4 GiB.
 func TestLargeFile(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	f, err := os.Create(dir + "/large")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	const size = 4<<30 + 3<<20 + 12345
-	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, f.Truncate(size))
 	offs := []int64{0, 1<<32 - 5, 1<<32 + 1<<20, size - 10}
 	for _, off := range offs {
 		if _, err := f.WriteAt([]byte("0123456789"), off); err != nil {
@@ -218,15 +183,11 @@ func TestLargeFile(t *testing.T) {
 	if n.Size != size {
 		t.Fatalf("size %d, want %d", n.Size, size)
 	}
-	kernel, err := os.Open(mount(t, image) + "/large")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kernel, err := os.Open(testrig.Mount(t, "squashfs", image) + "/large")
+	testrig.Must(t, err)
 	defer kernel.Close()
 	c, err := n.Content.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer c.Close()
 	got, want := make([]byte, 3<<20), make([]byte, 3<<20)
 	for _, off := range offs {
@@ -248,21 +209,17 @@ func TestLargeFile(t *testing.T) {
 
 // TestReadAtAnywhere compares reads of all positions and lengths around block borders with one read of the whole.
 func TestReadAtAnywhere(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	content := make([]byte, 3*4096+100)
 	for i := range content {
 		content[i] = byte(i * i >> 3)
 	}
 	clear(content[4096:8192]) // a hole
-	if err := os.WriteFile(dir+"/file", content, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testrig.WriteFile(t, dir+"/file", content)
 	for _, args := range [][]string{{"-always-use-fragments"}, {"-no-fragments"}, {"-noD", "-noF", "-always-use-fragments"}} {
 		_, root := open(t, makeImage(t, dir, append(args, "-b", "4096")...))
 		c, err := root.Lookup("file").Content.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		edges := []int{0, 1, 4095, 4096, 4097, 8191, 8192, 8193, 12287, 12288, 12289, 12387, 12388, 12389, 20000}
 		for _, off := range edges {
 			for _, end := range edges {
@@ -282,12 +239,10 @@ func TestReadAtAnywhere(t *testing.T) {
 }
 
 func TestConcurrentReads(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	for i := range 20 {
 		b := bytes.Repeat([]byte(fmt.Sprintf("file %d\n", i)), 5000+i*1000)
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/%d", dir, i), b)
 	}
 	_, root := open(t, makeImage(t, dir, "-comp", "zstd", "-always-use-fragments", "-b", "16384"))
 	var wg sync.WaitGroup
@@ -303,14 +258,12 @@ func TestConcurrentReads(t *testing.T) {
 
 // BenchmarkSequential reads a compressible file from its start to its end, 1 MiB and 16 KiB at a time.
 func BenchmarkSequential(b *testing.B) {
-	dir := b.TempDir()
+	dir := testrig.MemoryDir(b)
 	var text bytes.Buffer
 	for i := 0; text.Len() < 64<<20; i++ {
 		fmt.Fprintf(&text, "%d %x %s\n", i, i*i*2654435761, os.Args[0])
 	}
-	if err := os.WriteFile(dir+"/file", text.Bytes(), 0o644); err != nil {
-		b.Fatal(err)
-	}
+	testrig.WriteFile(b, dir+"/file", text.Bytes())
 	for _, comp := range []string{"zstd", "gzip", "lz4", "lzo", "xz"} {
 		_, root := open(b, makeImage(b, dir, "-comp", comp))
 		n := root.Lookup("file")
@@ -320,9 +273,7 @@ func BenchmarkSequential(b *testing.B) {
 				p := make([]byte, step)
 				for b.Loop() {
 					c, err := n.Content.Open()
-					if err != nil {
-						b.Fatal(err)
-					}
+					testrig.Must(b, err)
 					for off := int64(0); off < n.Size; off += int64(step) {
 						if _, err := c.ReadAt(p, off); err != nil && err != io.EOF {
 							b.Fatal(err)

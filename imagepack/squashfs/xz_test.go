@@ -6,22 +6,17 @@ import (
 	"errors"
 	"hash/crc32"
 	"math/rand"
-	"os/exec"
 	"testing"
 
 	"github.com/ulikunitz/xz"
+
+	"bootprof/internal/testrig"
 )
 
 // xzBytes packs data with the xz program.
 func xzBytes(t testing.TB, data []byte, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command("xz", append([]string{"--check=crc32", "-c"}, args...)...)
-	cmd.Stdin = bytes.NewReader(data)
-	b, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("xz %q: %v", args, err)
-	}
-	return b
+	return []byte(testrig.RunInput(t, string(data), "xz", append([]string{"--check=crc32", "-c"}, args...)...))
 }
 
 // xzStream makes the begin of a stream without a checksum out of the filters' flags and what is behind the

@@ -6,9 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // What a small input says may take much memory; each case is refused with less than it takes, and read with more.
@@ -19,13 +20,9 @@ func TestBudget(t *testing.T) {
 		for i := range n {
 			h := h(i)
 			h.Mode, h.Format = 0o644, tar.FormatPAX
-			if err := w.WriteHeader(&h); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, w.WriteHeader(&h))
 		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, w.Close())
 		return b.Bytes()
 	}
 	long := strings.Repeat("n", 200)
@@ -62,11 +59,9 @@ func TestBudget(t *testing.T) {
 			}
 		}
 	}
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	for i := range 20 {
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/%d", dir, i), "")
 	}
 	if _, err := FromDir(context.Background(), dir, DirOptions{memory: 10_000}); !errors.As(err, new(*BudgetError)) {
 		t.Errorf("a directory: %v, want a BudgetError", err)

@@ -16,29 +16,21 @@ import (
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 var everything = treetest.Features{Nanoseconds: true, NegativeTime: true, LateTime: true, ACL: true}
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes devices, owners and trusted attributes")
-	}
-}
-
 func fromDir(t testing.TB, dir string, o tree.DirOptions) *tree.Inode {
 	t.Helper()
 	root, err := tree.FromDir(context.Background(), dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return root
 }
 
 func TestFromDirIsWhatTheKernelShows(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, everything)
 	root := fromDir(t, dir, tree.DirOptions{})
 	treetest.CompareDir(t, dir, root)
@@ -62,8 +54,8 @@ func TestFromDirIsWhatTheKernelShows(t *testing.T) {
 
 // TestDiffSees makes sure that the comparison all these tests rest on does notice differences.
 func TestDiffSees(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, everything)
 	changes := map[string]func(root *tree.Inode){
 		"mode":    func(r *tree.Inode) { r.Lookup("text-1").Mode ^= 1 },
@@ -97,8 +89,8 @@ func setEntry(dir *tree.Inode, name string, n *tree.Inode) {
 }
 
 func TestFromDirOwner0AndExclude(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, treetest.Features{})
 	root := fromDir(t, dir, tree.DirOptions{Owner0: true,
 		Exclude: []string{"text-*", "/special/*", "dir/deep", "many"}})
@@ -123,18 +115,14 @@ func TestFromDirOwner0AndExclude(t *testing.T) {
 }
 
 func TestFromDirMountsBelow(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
+	testrig.NeedRoot(t)
+	dir := testrig.MemoryDir(t)
 	for _, d := range []string{"tmpfs", "bind", "source"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
-	write(t, dir+"/source/file", "x")
+	testrig.WriteFile(t, dir+"/source/file", "x")
 	mount := func(source, target, fs string, flags uintptr) {
-		if err := unix.Mount(source, target, fs, flags, ""); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, unix.Mount(source, target, fs, flags, ""))
 		t.Cleanup(func() {
 			if err := unix.Unmount(target, 0); err != nil {
 				t.Error(err)
@@ -143,7 +131,7 @@ func TestFromDirMountsBelow(t *testing.T) {
 	}
 	mount("none", dir+"/tmpfs", "tmpfs", 0)
 	mount(dir+"/source", dir+"/bind", "", unix.MS_BIND)
-	write(t, dir+"/tmpfs/file", "x")
+	testrig.WriteFile(t, dir+"/tmpfs/file", "x")
 
 	root := fromDir(t, dir, tree.DirOptions{})
 	if n := root.Lookup("tmpfs"); n == nil || !n.IsDir() || len(n.Entries) != 0 {
@@ -157,13 +145,6 @@ func TestFromDirMountsBelow(t *testing.T) {
 	}
 }
 
-func write(t testing.TB, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestChangedFile(t *testing.T) {
 	changes := map[string]func(path string) error{
 		"grown":    func(p string) error { return os.Truncate(p, 20) },
@@ -174,22 +155,18 @@ func TestChangedFile(t *testing.T) {
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := testrig.MemoryDir(t)
 			p := filepath.Join(dir, "file")
-			write(t, p, "0123456789")
+			testrig.WriteFile(t, p, "0123456789")
 			c := fromDir(t, dir, tree.DirOptions{}).Lookup("file").Content
 			before, err := c.Open()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer before.Close()
 			buf := make([]byte, 10)
 			if _, err := before.ReadAt(buf, 0); err != nil {
 				t.Fatal(err)
 			}
-			if err := change(p); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, change(p))
 			after, err := c.Open()
 			if err == nil {
 				after.Close()
@@ -209,8 +186,8 @@ func TestChangedFile(t *testing.T) {
 }
 
 func TestFromDirErrors(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir+"/file", "x")
+	dir := testrig.MemoryDir(t)
+	testrig.WriteFile(t, dir+"/file", "x")
 	for path, want := range map[string]string{dir + "/none": "no such file", dir + "/file": "not a directory"} {
 		if _, err := tree.FromDir(context.Background(), path, tree.DirOptions{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: error %v, want one that says %q", path, err, want)
@@ -221,24 +198,20 @@ func TestFromDirErrors(t *testing.T) {
 	if _, err := tree.FromDir(ctx, dir, tree.DirOptions{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
+	link := filepath.Join(testrig.MemoryDir(t), "link")
+	testrig.Must(t, os.Symlink(dir, link))
 	if fromDir(t, link, tree.DirOptions{}).Lookup("file") == nil {
 		t.Error("a symlink to a directory is not followed")
 	}
 }
 
 func BenchmarkFromDir40000(b *testing.B) {
-	dir := b.TempDir()
+	dir := testrig.MemoryDir(b)
 	for i := range 200 {
 		d := fmt.Sprintf("%s/dir-%03d", dir, i)
-		if err := os.Mkdir(d, 0o755); err != nil {
-			b.Fatal(err)
-		}
+		testrig.Must(b, os.Mkdir(d, 0o755))
 		for j := range 200 {
-			write(b, fmt.Sprintf("%s/file-%03d", d, j), string(bytes.Repeat([]byte("x"), j)))
+			testrig.WriteFile(b, fmt.Sprintf("%s/file-%03d", d, j), string(bytes.Repeat([]byte("x"), j)))
 		}
 	}
 	for b.Loop() {

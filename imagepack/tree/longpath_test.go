@@ -9,32 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // Directories whose path from the root is longer than PATH_MAX, at every length around it.
 func TestFromDirLongPaths(t *testing.T) {
 	for extra := range 5 {
-		dir := t.TempDir()
+		dir := testrig.MemoryDir(t)
 		name := strings.Repeat("n", 250+extra)
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
-		must(t, err)
+		testrig.Must(t, err)
 		const levels = 36 // twice PATH_MAX
 		for i := range levels {
-			must(t, unix.Mkdirat(fd, name, 0o755))
+			testrig.Must(t, unix.Mkdirat(fd, name, 0o755))
 			next, err := unix.Openat(fd, name, unix.O_PATH|unix.O_CLOEXEC, 0)
-			must(t, err)
-			must(t, unix.Close(fd))
+			testrig.Must(t, err)
+			testrig.Must(t, unix.Close(fd))
 			fd = next
 			f, err := unix.Openat(fd, "f", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
-			must(t, err)
+			testrig.Must(t, err)
 			_, err = unix.Write(f, fmt.Append(nil, i))
-			must(t, err)
-			must(t, unix.Fsetxattr(f, "user.level", fmt.Append(nil, i), 0))
-			must(t, unix.Ftruncate(f, 100_000))
-			must(t, unix.Close(f))
-			must(t, unix.Symlinkat(fmt.Sprint("to ", i), fd, "l"))
+			testrig.Must(t, err)
+			testrig.Must(t, unix.Fsetxattr(f, "user.level", fmt.Append(nil, i), 0))
+			testrig.Must(t, unix.Ftruncate(f, 100_000))
+			testrig.Must(t, unix.Close(f))
+			testrig.Must(t, unix.Symlinkat(fmt.Sprint("to ", i), fd, "l"))
 		}
-		must(t, unix.Close(fd))
+		testrig.Must(t, unix.Close(fd))
 		n := fromDir(t, dir, tree.DirOptions{})
 		for i := range levels {
 			if n = n.Lookup(name); n == nil {
@@ -45,20 +46,13 @@ func TestFromDirLongPaths(t *testing.T) {
 				t.Fatalf("names of %d bytes, level %d: %+v, %+v", len(name), i, f, l)
 			}
 			c, err := f.Content.Open()
-			must(t, err)
+			testrig.Must(t, err)
 			b := make([]byte, 3)
 			if _, err := c.ReadAt(b, 0); err != nil || strings.Trim(string(b), "\x00") != fmt.Sprint(i) {
 				t.Fatalf("level %d: content %q, %v", i, b, err)
 			}
-			must(t, c.Close())
+			testrig.Must(t, c.Close())
 		}
-		must(t, os.RemoveAll(dir))
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
+		testrig.Must(t, os.RemoveAll(dir))
 	}
 }

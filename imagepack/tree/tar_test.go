@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,31 +15,21 @@ import (
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
-
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
 
 // TestFromTarIsWhatTarExtracts packs a directory with GNU tar in every format it has and compares the tree
 // with what GNU tar extracts from the same archive.
 func TestFromTarIsWhatTarExtracts(t *testing.T) {
-	needRoot(t)
-	rich := t.TempDir()
+	testrig.NeedRoot(t)
+	rich := testrig.MemoryDir(t)
 	treetest.MakeDir(t, rich, everything)
-	poor := t.TempDir() // what ustar can hold
+	poor := testrig.MemoryDir(t) // what ustar can hold
 	treetest.MakeDir(t, poor, treetest.Features{})
 	for _, p := range []string{"owner-large", "dir/deep", "special/char-large", "special/block-large", "special/long"} {
-		if err := os.RemoveAll(filepath.Join(poor, p)); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.RemoveAll(filepath.Join(poor, p)))
 	}
-	if err := os.Remove(filepath.Join(poor, strings.Repeat("n", 255))); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.Remove(filepath.Join(poor, strings.Repeat("n", 255))))
 	attrs := []string{"--xattrs", "--xattrs-include=*", "--acls"}
 	cases := []struct {
 		name, dir string
@@ -57,17 +46,15 @@ func TestFromTarIsWhatTarExtracts(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			archive := filepath.Join(t.TempDir(), "a.tar")
-			run(t, "tar", append(c.args, "--numeric-owner", "-C", c.dir, "-cf", archive, ".")...)
-			extracted := t.TempDir()
-			run(t, "tar", append(attrs, "--numeric-owner", "-p", "-C", extracted, "-xf", archive)...)
+			archive := filepath.Join(testrig.MemoryDir(t), "a.tar")
+			testrig.Run(t, "tar", append(c.args, "--numeric-owner", "-C", c.dir, "-cf", archive, ".")...)
+			extracted := testrig.MemoryDir(t)
+			testrig.Run(t, "tar", append(attrs, "--numeric-owner", "-p", "-C", extracted, "-xf", archive)...)
 			root, closer, err := tree.FromTarFile(context.Background(), archive, tree.TarOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			defer closer.Close()
 			if c.name == "absolute" { // tar itself drops the slash only without -P
-				run(t, "touch", "-r", c.dir, extracted)
+				testrig.Run(t, "touch", "-r", c.dir, extracted)
 			}
 			treetest.CompareDir(t, extracted, root)
 			if strings.Contains(c.name, "sparse") {
@@ -84,28 +71,24 @@ func TestFromTarIsWhatTarExtracts(t *testing.T) {
 
 // TestFromTarManyHoles needs maps that go on in further header blocks.
 func TestFromTarManyHoles(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	f, err := os.Create(dir + "/holes")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	for i := range 300 {
 		if _, err := f.WriteAt(fmt.Appendf(nil, "block %d", i), int64(i)*65536); err != nil {
 			t.Fatal(err)
 		}
 	}
 	f.Close()
-	write(t, dir+"/later", "what follows is still found")
+	testrig.WriteFile(t, dir+"/later", "what follows is still found")
 	for _, format := range []string{"gnu", "posix"} {
-		archive := filepath.Join(t.TempDir(), "a.tar")
-		run(t, "tar", "--format="+format, "--sparse", "-C", dir, "-cf", archive, ".")
+		archive := filepath.Join(testrig.MemoryDir(t), "a.tar")
+		testrig.Run(t, "tar", "--format="+format, "--sparse", "-C", dir, "-cf", archive, ".")
 		if st, err := os.Stat(archive); err != nil || st.Size() > 5<<20 {
 			t.Fatalf("%s: the archive is not sparse: %v, %v", format, st.Size(), err)
 		}
 		root, closer, err := tree.FromTarFile(context.Background(), archive, tree.TarOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		if n := root.Lookup("holes"); len(n.Data) != 300 {
 			t.Errorf("%s: %d extents, want 300", format, len(n.Data))
 		}
@@ -117,32 +100,25 @@ func TestFromTarManyHoles(t *testing.T) {
 }
 
 func TestFromTarFileCompressed(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	for i := range 20 {
-		write(t, fmt.Sprintf("%s/f%d", dir, i), strings.Repeat(fmt.Sprintf("line %d\n", i), 10_000))
+		testrig.WriteFile(t, fmt.Sprintf("%s/f%d", dir, i), strings.Repeat(fmt.Sprintf("line %d\n", i), 10_000))
 	}
 	for flag, ext := range map[string]string{"--gzip": "gz", "--zstd": "zst", "--xz": "xz", "--bzip2": "bz2"} {
 		t.Run(ext, func(t *testing.T) {
-			tmp := t.TempDir()
+			tmp := testrig.MemoryDir(t)
 			t.Setenv("TMPDIR", tmp)
-			archive := filepath.Join(t.TempDir(), "a.tar."+ext)
-			run(t, "tar", flag, "--format=posix", "-C", dir, "-cf", archive, ".")
+			archive := filepath.Join(testrig.MemoryDir(t), "a.tar."+ext)
+			testrig.Run(t, "tar", flag, "--format=posix", "-C", dir, "-cf", archive, ".")
 			root, closer, err := tree.FromTarFile(context.Background(), archive, tree.TarOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			treetest.CompareDir(t, dir, root)
 			closer.Close()
 			if left, _ := os.ReadDir(tmp); len(left) != 0 {
 				t.Errorf("temporary files are left: %v", left)
 			}
-			b, err := os.ReadFile(archive)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(archive, b[:len(b)/2], 0o600); err != nil {
-				t.Fatal(err)
-			}
+			b := testrig.ReadFile(t, archive)
+			testrig.WriteFile(t, archive, b[:len(b)/2])
 			if _, _, err := tree.FromTarFile(context.Background(), archive, tree.TarOptions{}); err == nil || !strings.Contains(err.Error(), archive) {
 				t.Errorf("a truncated file: %v, want an error that names it", err)
 			}
@@ -174,16 +150,12 @@ func makeTar(t testing.TB, items []tarItem) []byte {
 	w := tar.NewWriter(&b)
 	for _, i := range items {
 		i.h.Size = int64(len(i.content))
-		if err := w.WriteHeader(&i.h); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, w.WriteHeader(&i.h))
 		if _, err := io.WriteString(w, i.content); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, w.Close())
 	return b.Bytes()
 }
 
@@ -223,9 +195,7 @@ func list(t testing.TB, root *tree.Inode) string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return strings.Join(out, "\n")
 }
 
@@ -299,7 +269,7 @@ func TestFromTarErrors(t *testing.T) {
 func FuzzFromTar(f *testing.F) {
 	f.Add(makeTar(f, []tarItem{entry("d/file", tar.TypeReg, "content"), entry("l", tar.TypeSymlink, "d"),
 		entry("l/h", tar.TypeLink, "d/file"), entry("p", tar.TypeLink, "q"), entry("q", tar.TypeFifo)}))
-	dir := f.TempDir()
+	dir := testrig.MemoryDir(f)
 	if h, err := os.Create(dir + "/holes"); err == nil {
 		for i := range 6 { // more than a header holds
 			_, _ = h.WriteAt([]byte("data"), int64(i)*65536)
@@ -307,11 +277,7 @@ func FuzzFromTar(f *testing.F) {
 		h.Close()
 	}
 	for _, args := range [][]string{{"--format=gnu"}, {"--format=posix"}, {"--format=posix", "--sparse-version=0.1"}} {
-		out, err := exec.Command("tar", append(args, "--sparse", "-b1", "-C", dir, "-cf", "-", ".")...).Output()
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(out)
+		f.Add([]byte(testrig.Run(f, "tar", append(args, "--sparse", "-b1", "-C", dir, "-cf", "-", ".")...)))
 	}
 	records := entry("file", tar.TypeReg, "x")
 	records.h.PAXRecords = map[string]string{"LIBARCHIVE.xattr.user.a%3D": "AP8", "SCHILY.xattr.user.%25": "y", "SCHILY.acl.access": "user::rw-,user:7:r--,group::r--,mask::rwx,other::r--"}

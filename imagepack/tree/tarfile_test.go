@@ -8,23 +8,17 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // compress runs a compressor from stdin to stdout.
 func compress(t testing.TB, b []byte, name string, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Stdin = bytes.NewReader(b)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return out
+	return []byte(testrig.RunInput(t, string(b), name, args...))
 }
 
 // smallTar is an archive of one file of size bytes, which do not compress to nothing.
@@ -37,15 +31,11 @@ func smallTar(t testing.TB, size int) []byte {
 		x = x*1664525 + 1013904223
 		text[i] = 'a' + byte(x>>28)
 	}
-	if err := w.WriteHeader(&tar.Header{Name: "d/a", Mode: 0o644, Size: int64(size)}); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, w.WriteHeader(&tar.Header{Name: "d/a", Mode: 0o644, Size: int64(size)}))
 	if _, err := w.Write(text); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, w.Close())
 	return b.Bytes()
 }
 
@@ -72,10 +62,8 @@ func largeDict(t testing.TB, b []byte) []byte {
 
 func fromBytes(t testing.TB, b []byte, opts TarOptions) (*Inode, io.Closer, error) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "a.tar.x")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := filepath.Join(testrig.MemoryDir(t), "a.tar.x")
+	testrig.WriteFile(t, path, b)
 	return FromTarFile(context.Background(), path, opts)
 }
 
@@ -94,16 +82,14 @@ func TestFromTarFileDictionary(t *testing.T) {
 	}
 	for name, b := range cases {
 		t.Run(name, func(t *testing.T) {
-			t.Setenv("TMPDIR", t.TempDir())
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			_, _, err := fromBytes(t, b, TarOptions{})
-			runtime.ReadMemStats(&after)
+			t.Setenv("TMPDIR", testrig.MemoryDir(t))
+			var err error
+			took := testrig.Allocated(func() { _, _, err = fromBytes(t, b, TarOptions{}) })
 			if err == nil || !strings.Contains(err.Error(), "a dictionary of more than 128 MiB") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, want one line about the dictionary", err)
 			}
-			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
-				t.Errorf("%d MB were allocated", n>>20)
+			if took > 64<<20 {
+				t.Errorf("%d MB were allocated", took>>20)
 			}
 			if left, _ := os.ReadDir(os.Getenv("TMPDIR")); len(left) != 0 {
 				t.Errorf("temporary files are left: %v", left)
@@ -134,11 +120,9 @@ func FuzzFromTarFile(f *testing.F) {
 	f.Add(compress(f, plain, "gzip", "-c"))
 	f.Add(compress(f, plain, "bzip2", "-c"))
 	f.Add(compress(f, plain, "zstd", "-c"))
-	path := filepath.Join(f.TempDir(), "in")
+	path := filepath.Join(testrig.MemoryDir(f), "in")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, path, b)
 		root, c, err := FromTarFile(context.Background(), path, TarOptions{maxUnpacked: 1 << 20})
 		if err != nil {
 			return

@@ -4,12 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack/tree"
+	"bootprof/internal/testrig"
 )
 
 // pax makes an archive of one file with the records.
@@ -81,9 +81,7 @@ func TestTarGlobalHeader(t *testing.T) {
 		global(map[string]string{"uid": "", "mtime": "9.5"}),
 		entry("last", tar.TypeDir),
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	for name, want := range map[string]tree.Inode{
 		"before": {MtimeSec: 1_600_000_000},
 		"after":  {UID: 77, GID: 4294967294, MtimeSec: -6, MtimeNsec: 750_000_000},
@@ -115,15 +113,13 @@ func TestTarEndMark(t *testing.T) {
 }
 
 func TestIsTar(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir+"/file \xff\xfe", strings.Repeat("x", 1000))
+	dir := testrig.MemoryDir(t)
+	testrig.WriteFile(t, dir+"/file \xff\xfe", strings.Repeat("x", 1000))
 	for _, format := range []string{"v7", "ustar", "gnu", "oldgnu", "posix"} {
-		archive := filepath.Join(t.TempDir(), "x.tar")
-		run(t, "tar", "--format="+format, "-C", dir, "-cf", archive, ".")
-		out, err := exec.Command("head", "-c", "512", archive).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
+		archive := filepath.Join(testrig.MemoryDir(t), "x.tar")
+		testrig.Run(t, "tar", "--format="+format, "-C", dir, "-cf", archive, ".")
+		whole := testrig.ReadFile(t, archive)
+		out := whole[:512]
 		if !tree.IsTar(out) {
 			t.Errorf("%s: no tar", format)
 		}
@@ -134,11 +130,7 @@ func TestIsTar(t *testing.T) {
 			}
 		}
 		if format == "v7" {
-			b, err := exec.Command("cat", archive).Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if root, err := fromTar(b); err != nil || root.Lookup("file \xff\xfe").Size != 1000 {
+			if root, err := fromTar(whole); err != nil || root.Lookup("file \xff\xfe").Size != 1000 {
 				t.Errorf("v7: %v", err)
 			}
 		}

@@ -7,11 +7,16 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 func TestRoundTrip(t *testing.T) {
 	for _, in := range inputs() {
 		t.Run(in.name, func(t *testing.T) {
+			if len(in.data) > 100_000 {
+				testrig.Slow(t)
+			}
 			for _, effort := range []Effort{Best, Fast} {
 				out := encode(t, in.data, Options{WindowSize: 1 << 20, Effort: effort})
 				if limit := len(in.data) + len(in.data)/1000 + 16; len(out) > limit {
@@ -25,9 +30,15 @@ func TestRoundTrip(t *testing.T) {
 // All inputs in one zstd stream: frames one after the other are a valid stream, and one process is
 // quicker than hundreds.
 func TestRoundTripCLI(t *testing.T) {
+	testrig.Slow(t)
+	options := []Options{{}, {WindowSize: 1 << 10}, {WindowSize: 33 << 10, Effort: Good}}
 	var frames, want []byte
-	for _, in := range inputs() {
-		for _, o := range []Options{{}, {WindowSize: 1 << 10}, {WindowSize: 33 << 10, Effort: Good}} {
+	for i, in := range inputs() {
+		use := options
+		if len(in.data) > 20_000 { // one of the options, another for the next input of this kind
+			use = options[i%3:][:1]
+		}
+		for _, o := range use {
 			out, err := EncodeAll(nil, in.data, o)
 			if err != nil {
 				t.Fatal(err)
@@ -42,7 +53,7 @@ func TestRoundTripCLI(t *testing.T) {
 }
 
 func TestChunks(t *testing.T) {
-	data := bytes.Join([][]byte{machineCode(200_000, 1), text(100_000, 2), randomBytes(3_000, 3), machineCode(100_000, 1), make([]byte, 300_000)}, nil)
+	data := bytes.Join([][]byte{machineCode(120_000, 1), text(70_000, 2), randomBytes(3_000, 3), machineCode(60_000, 1), make([]byte, 200_000)}, nil)
 	for _, chunks := range [][]int{
 		{1 << 10, 3, 0, 1, 16 << 10, 64 << 10, 128 << 10},
 		{128 << 10},
@@ -71,9 +82,12 @@ func TestTinyChunks(t *testing.T) {
 // With a window much smaller than the data, offsets beyond it must not occur and the buffer slides often.
 // Both decoders check offsets against the declared window.
 func TestSmallWindows(t *testing.T) {
-	data := bytes.Join([][]byte{text(60_000, 2), repeated(30_000, 1024), repeated(30_000, 1025), repeated(30_000, 1023), machineCode(120_000, 4), text(60_000, 2)}, nil)
+	data := bytes.Join([][]byte{text(40_000, 2), repeated(20_000, 1024), repeated(20_000, 1025), repeated(20_000, 1023), machineCode(80_000, 4), text(40_000, 2)}, nil)
 	for _, w := range []int{1 << 10, 1<<10 + 1, 1100, 1 << 11, 3000, 4 << 10, 5 << 10, 20_000, 32 << 10, 64 << 10} {
 		t.Run(fmt.Sprint(w), func(t *testing.T) {
+			if w != 1<<10 && w != 32<<10 {
+				testrig.Slow(t)
+			}
 			for _, chunk := range []int{len(data), 10_000, 900} {
 				out := encode(t, data, Options{WindowSize: w, Effort: Effort(chunk % 3)}, chunk)
 				var h zstd.Header
@@ -140,7 +154,7 @@ func TestRebase(t *testing.T) {
 }
 
 func TestDeterministic(t *testing.T) {
-	data := bytes.Join([][]byte{machineCode(300_000, 1), text(100_000, 1)}, nil)
+	data := bytes.Join([][]byte{machineCode(200_000, 1), text(50_000, 1)}, nil)
 	first := encode(t, data, Options{}, 100_000)
 	if again := encode(t, data, Options{}, 100_000); !bytes.Equal(first, again) {
 		t.Fatal("the same input gave other bytes")

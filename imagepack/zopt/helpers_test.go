@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"bootprof/internal/testrig"
 )
 
 // An input is a named piece of test data.
@@ -238,19 +238,8 @@ func encode(t testing.TB, data []byte, o Options, chunks ...int) []byte {
 	return out
 }
 
-// zstdCLI runs the zstd program on in, or skips the test where it is not installed.
+// zstdCLI runs the zstd program on in.
 func zstdCLI(t testing.TB, in []byte, args ...string) []byte {
 	t.Helper()
-	path, err := exec.LookPath("zstd")
-	if err != nil {
-		t.Skip("needs the zstd program")
-	}
-	cmd := exec.Command(path, append([]string{"-q", "-c"}, args...)...)
-	cmd.Stdin = bytes.NewReader(in)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("zstd %v: %v", args, err)
-	}
-	return out
+	return []byte(testrig.RunInput(t, string(in), "zstd", append([]string{"-q", "-c"}, args...)...))
 }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -20,75 +19,37 @@ import (
 	"bootprof/imagepack/squashfs/relayout"
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
-
-func run(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes devices and mounts by loop")
-	}
-}
 
 // makeImage packs dir with mksquashfs.
 func makeImage(t testing.TB, dir string, args ...string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "image.squashfs")
-	run(t, "mksquashfs", append([]string{dir, image, "-noappend", "-no-progress", "-quiet", "-processors", "2"}, args...)...)
+	image := filepath.Join(testrig.MemoryDir(t), "image.squashfs")
+	testrig.Run(t, "mksquashfs", append([]string{dir, image, "-noappend", "-no-progress", "-quiet", "-processors", "2"}, args...)...)
 	return image
-}
-
-// mount has the kernel mount the image until the test ends.
-func mount(t testing.TB, image string) string {
-	t.Helper()
-	dir := t.TempDir()
-	run(t, "mount", "-t", "squashfs", "-o", "loop,ro", image, dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
-	return dir
 }
 
 func open(t testing.TB, image string) *squashfs.Reader {
 	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := squashfs.Open(f, st.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size := testrig.OpenFile(t, image)
+	r, err := squashfs.Open(f, size)
+	testrig.Must(t, err)
 	return r
 }
 
 // makeTree makes a directory with one of everything and with some real files.
 func makeTree(t testing.TB, f treetest.Features) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	treetest.MakeDir(t, dir, f)
-	if err := os.CopyFS(dir+"/src", os.DirFS("..")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"text-1048576", "random-2097169"} { // compressors take long over them
+		testrig.Must(t, os.Remove(dir+"/"+name))
 	}
-	b, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.CopyFS(dir+"/src", os.DirFS("..")))
+	b := testrig.ReadFile(t, "/proc/self/exe")
 	for name, b := range map[string][]byte{"program": b[:700_000], "program-again": b[:700_000]} {
-		if err := os.WriteFile(dir+"/"+name, b, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, dir+"/"+name, b)
 	}
 	return dir
 }
@@ -96,10 +57,8 @@ func makeTree(t testing.TB, f treetest.Features) string {
 // create makes the file of a new image.
 func create(t testing.TB) *os.File {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "new.squashfs"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, err := os.Create(filepath.Join(testrig.MemoryDir(t), "new.squashfs"))
+	testrig.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -181,7 +140,7 @@ var dirSize = regexp.MustCompile(`(?m)^(d\S+ \S+) +\d+ `)
 // listing is what unsquashfs shows of an image, without the sizes of directories.
 func listing(t testing.TB, image string) string {
 	t.Helper()
-	lines := strings.Split(dirSize.ReplaceAllString(run(t, "unsquashfs", "-llnumeric", image), "$1 "), "\n")
+	lines := strings.Split(dirSize.ReplaceAllString(testrig.Run(t, "unsquashfs", "-llnumeric", image), "$1 "), "\n")
 	sort.Strings(lines)
 	return strings.Join(lines, "\n")
 }
@@ -197,9 +156,7 @@ func compare(t *testing.T, dir string, want *tree.Inode) {
 func fromDir(t testing.TB, dir string) *tree.Inode {
 	t.Helper()
 	root, err := tree.FromDir(context.Background(), dir, tree.DirOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return root
 }
 
@@ -208,8 +165,8 @@ func extract(t *testing.T, a, b string) {
 	t.Helper()
 	dirs := [2]string{}
 	for i, image := range []string{a, b} {
-		dirs[i] = fmt.Sprintf("%s/%d", t.TempDir(), i)
-		run(t, "unsquashfs", "-no-progress", "-quiet", "-d", dirs[i], image)
+		dirs[i] = fmt.Sprintf("%s/%d", testrig.MemoryDir(t), i)
+		testrig.Run(t, "unsquashfs", "-no-progress", "-quiet", "-d", dirs[i], image)
 	}
 	compare(t, dirs[1], fromDir(t, dirs[0]))
 }

@@ -9,6 +9,7 @@ import (
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/squashfs/relayout"
+	"bootprof/internal/testrig"
 )
 
 // checkMoved proves what Relayout did with each stored block: the blocks of files are those of the source, byte for byte,
@@ -143,9 +144,7 @@ func touchedTails(r *squashfs.Raw, order []relayout.Touch) map[*squashfs.RawInod
 func raw(t *testing.T, r *squashfs.Reader) *squashfs.Raw {
 	t.Helper()
 	out, err := r.Raw()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	return out
 }
 
@@ -159,9 +158,7 @@ func lenOf(blocks []uint32) (sum int64) {
 func stored(t *testing.T, r *squashfs.Reader, off, length int64) []byte {
 	t.Helper()
 	b := make([]byte, length)
-	if err := r.ReadStored(b, off); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, r.ReadStored(b, off))
 	return b
 }
 
@@ -172,9 +169,7 @@ func unpacker(t *testing.T, r *squashfs.Reader, of *squashfs.Raw) func(fragment 
 		if known[fragment] == nil {
 			b := make([]byte, of.BlockSize)
 			n, err := r.UnpackFragment(b, of.Fragments[fragment])
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			known[fragment] = b[:n]
 		}
 		return known[fragment]

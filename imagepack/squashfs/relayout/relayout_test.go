@@ -13,53 +13,47 @@ import (
 	"bootprof/imagepack/squashfs"
 	"bootprof/imagepack/squashfs/relayout"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // TestRelayout moves images of all kinds and compares the new one with its source, as the kernel and as unsquashfs
 // see them.
 func TestRelayout(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := makeTree(t, treetest.Features{})
 	for _, c := range []struct {
 		name string
 		args []string
 	}{
-		{"gzip 4K", []string{"-comp", "gzip", "-b", "4K"}},
 		{"gzip", []string{"-comp", "gzip"}},
-		{"gzip 1M always fragments", []string{"-comp", "gzip", "-b", "1M", "-always-use-fragments"}},
+		{"gzip 4K", []string{"-comp", "gzip", "-b", "4K", "-Xcompression-level", "1"}},
+		{"gzip 1M always fragments", []string{"-comp", "gzip", "-b", "1M", "-always-use-fragments", "-Xcompression-level", "1"}},
 		{"gzip options", []string{"-comp", "gzip", "-Xcompression-level", "3", "-Xwindow-size", "10"}},
 		{"lz4 4K", []string{"-comp", "lz4", "-b", "4K"}},
 		{"lz4", []string{"-comp", "lz4"}},
 		{"lz4 1M", []string{"-comp", "lz4", "-b", "1M", "-Xhc"}},
-		{"lzo 4K", []string{"-comp", "lzo", "-b", "4K"}},
+		{"lzo 4K", []string{"-comp", "lzo", "-b", "4K", "-Xcompression-level", "1"}},
 		{"lzo", []string{"-comp", "lzo"}},
-		{"lzo 1M", []string{"-comp", "lzo", "-b", "1M"}},
+		{"lzo 1M", []string{"-comp", "lzo", "-b", "1M", "-Xcompression-level", "1"}},
 		{"xz 4K", []string{"-comp", "xz", "-b", "4K"}},
 		{"xz", []string{"-comp", "xz"}},
 		{"xz BCJ", []string{"-comp", "xz", "-Xbcj", "x86"}},
 		{"xz 1M small dictionary", []string{"-comp", "xz", "-b", "1M", "-Xdict-size", "24K"}},
-		{"zstd 4K", []string{"-comp", "zstd", "-b", "4K"}},
 		{"zstd", []string{"-comp", "zstd"}},
-		{"zstd always fragments", []string{"-comp", "zstd", "-always-use-fragments"}},
-		{"zstd 1M", []string{"-comp", "zstd", "-b", "1M"}},
-		{"no fragments, not exportable", []string{"-no-fragments", "-no-exports"}},
-		{"no duplicates", []string{"-no-duplicates", "-always-use-fragments"}},
+		{"zstd 4K", []string{"-comp", "zstd", "-b", "4K", "-Xcompression-level", "3"}},
+		{"zstd always fragments", []string{"-comp", "zstd", "-always-use-fragments", "-Xcompression-level", "3"}},
+		{"zstd 1M", []string{"-comp", "zstd", "-b", "1M", "-Xcompression-level", "3"}},
+		{"no fragments, not exportable", []string{"-Xcompression-level", "1", "-no-fragments", "-no-exports"}},
+		{"no duplicates", []string{"-Xcompression-level", "1", "-no-duplicates", "-always-use-fragments"}},
 		{"all plain", []string{"-noI", "-noD", "-noF", "-noX", "-b", "4K"}},
-		{"plain ids and fragments", []string{"-noId", "-noF", "-no-xattrs"}},
+		{"plain ids and fragments", []string{"-Xcompression-level", "1", "-noId", "-noF", "-no-xattrs"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name != "gzip" && c.name != "all plain" {
+				testrig.Slow(t)
+			}
 			image := makeImage(t, dir, c.args...)
-			f, err := os.Open(image)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			st, _ := f.Stat()
-			src, err := squashfs.Open(f, st.Size())
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkRelayout(t, image, src, !strings.Contains(c.name, " "))
+			checkRelayout(t, image, open(t, image), !strings.Contains(c.name, " "))
 		})
 	}
 }
@@ -68,9 +62,7 @@ func checkRelayout(t *testing.T, image string, src *squashfs.Reader, extracted b
 	order := randomOrder(1, src.Map().Segments())
 	out := create(t)
 	l, err := relayout.Relayout(context.Background(), src, out, relayout.Options{Order: order})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if st, _ := out.Stat(); st.Size() != l.Size || l.Size%4096 != 0 {
 		t.Errorf("%d bytes written, the layout says %d", st.Size(), l.Size)
 	}
@@ -80,10 +72,8 @@ func checkRelayout(t *testing.T, image string, src *squashfs.Reader, extracted b
 	checkHot(t, l, order)
 	checkMoved(t, src, open(t, out.Name()), l, order)
 	root, err := src.Tree()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, b := mount(t, image), mount(t, out.Name())
+	testrig.Must(t, err)
+	a, b := testrig.Mount(t, "squashfs", image), testrig.Mount(t, "squashfs", out.Name())
 	compare(t, b, root)
 	sameStat(t, a, b)
 	if a, b := listing(t, image), listing(t, out.Name()); a != b {
@@ -96,13 +86,9 @@ func checkRelayout(t *testing.T, image string, src *squashfs.Reader, extracted b
 	}
 	if extracted {
 		extract(t, image, out.Name())
-	}
-	if extracted {
 		again := create(t)
 		l2, err := relayout.Relayout(context.Background(), src, again, relayout.Options{Order: order, Workers: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		sameBytes(t, out.Name(), again.Name())
 		if l2.Size != l.Size || l2.HotEnd != l.HotEnd {
 			t.Errorf("layouts differ: %d, %d; %d, %d", l.Size, l.HotEnd, l2.Size, l2.HotEnd)
@@ -112,14 +98,8 @@ func checkRelayout(t *testing.T, image string, src *squashfs.Reader, extracted b
 
 func sameBytes(t *testing.T, a, b string) {
 	t.Helper()
-	x, err := os.ReadFile(a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	y, err := os.ReadFile(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	x := testrig.ReadFile(t, a)
+	y := testrig.ReadFile(t, b)
 	if string(x) != string(y) {
 		t.Error("the same input gives other bytes")
 	}
@@ -127,41 +107,32 @@ func sameBytes(t *testing.T, a, b string) {
 
 // TestNothingTouched moves an image without an order: no fragment block is unpacked.
 func TestNothingTouched(t *testing.T) {
-	needRoot(t)
-	image := makeImage(t, makeTree(t, treetest.Features{}), "-comp", "zstd")
+	testrig.NeedRoot(t)
+	image := makeImage(t, makeTree(t, treetest.Features{}), "-comp", "zstd", "-Xcompression-level", "1")
 	src, out := open(t, image), create(t)
 	l, err := relayout.Relayout(context.Background(), src, out, relayout.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if l.RebuiltFragments != 0 || l.MovedFragments != int(src.Info().Fragments) || l.HotBytes != 0 {
 		t.Errorf("%d rebuilt, %d of %d moved, %d bytes hot", l.RebuiltFragments, l.MovedFragments, src.Info().Fragments, l.HotBytes)
 	}
-	sameStat(t, mount(t, image), mount(t, out.Name()))
+	sameStat(t, testrig.Mount(t, "squashfs", image), testrig.Mount(t, "squashfs", out.Name()))
 }
 
 // TestLargeLittleTouched has a large file of which one block is touched behind the small ones.
 func TestLargeLittleTouched(t *testing.T) {
-	dir := t.TempDir()
-	noise, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := testrig.MemoryDir(t)
+	noise := testrig.ReadFile(t, "/proc/self/exe")
 	for len(noise) < 12<<20 {
 		noise = append(noise, noise...)
 	}
 	for name, b := range map[string][]byte{"a-cold": noise[:1<<20], "b-large": noise[:12<<20], "c-small": noise[5 : 1<<20]} {
-		if err := os.WriteFile(dir+"/"+name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, dir+"/"+name, b)
 	}
 	order := []relayout.Touch{{Path: "b-large", FileOff: 1 << 20, Len: 4096}, {Path: "c-small", Len: 1 << 20}}
 	image := makeImage(t, dir, "-comp", "lz4", "-noD")
 	check := func(l *relayout.Layout, err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		checkHot(t, l, order)
 		if l.HotBytes > 2<<20 || l.LargeBytes < 12<<20 || l.LargeBytes > 13<<20 {
 			t.Errorf("%d bytes hot, then %d of large files", l.HotBytes, l.LargeBytes)
@@ -173,30 +144,22 @@ func TestLargeLittleTouched(t *testing.T) {
 
 // TestFileHandles opens files of a moved image by handle, which goes through the export table.
 func TestFileHandles(t *testing.T) {
-	needRoot(t)
-	src := open(t, makeImage(t, makeTree(t, treetest.Features{}), "-comp", "gzip"))
+	testrig.NeedRoot(t)
+	src := open(t, makeImage(t, makeTree(t, treetest.Features{}), "-comp", "gzip", "-Xcompression-level", "1"))
 	out := create(t)
 	if _, err := relayout.Relayout(context.Background(), src, out, relayout.Options{Order: randomOrder(2, src.Map().Segments())}); err != nil {
 		t.Fatal(err)
 	}
-	dir := mount(t, out.Name())
+	dir := testrig.Mount(t, "squashfs", out.Name())
 	for _, name := range []string{"program", "linked", "src/relayout/order.go", "dir/deep", "special/null"} {
 		var want, got unix.Stat_t
-		if err := unix.Lstat(dir+"/"+name, &want); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, unix.Lstat(dir+"/"+name, &want))
 		h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir+"/"+name, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, err)
 		// What the kernel has in its caches is found without the table.
-		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0))
 		fd, err := unix.OpenByHandleAt(root, h, unix.O_PATH)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -212,20 +175,16 @@ func TestFileHandles(t *testing.T) {
 
 // TestErrors cancels, and writes where nothing can be written.
 func TestErrors(t *testing.T) {
-	dir := t.TempDir()
+	dir := testrig.MemoryDir(t)
 	for i := range 100 {
-		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), make([]byte, 10_000+i), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/%d", dir, i), make([]byte, 10_000+i))
 	}
 	src := open(t, makeImage(t, dir, "-noD", "-noF"))
 	root := fromDir(t, dir)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer full.Close()
 	for _, c := range []struct {
 		ctx  context.Context

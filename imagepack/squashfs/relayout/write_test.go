@@ -14,6 +14,7 @@ import (
 	"bootprof/imagepack/squashfs/relayout"
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // narrow takes from a tree what squashfs does not keep, and returns how much that is.
@@ -45,7 +46,7 @@ func narrow(root *tree.Inode) (xattrs, times int) {
 // TestWrite writes trees with every compressor and compares the kernel's mount with the tree, and, for the default
 // one, what unsquashfs extracts.
 func TestWrite(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := makeTree(t, treetest.Features{ACL: true, NegativeTime: true, LateTime: true, Nanoseconds: true, Wide: 1500})
 	root := fromDir(t, dir)
 	want := fromDir(t, dir)
@@ -56,14 +57,15 @@ func TestWrite(t *testing.T) {
 		block int
 	}{{"", 0}, {"zstd", 4096}, {"zstd", 1 << 20}, {"gzip", 0}, {"lz4", 0}, {"lz4", 1 << 20}, {"xz", 4096}, {"xz", 1 << 20}, {"none", 4096}, {"none", 0}} {
 		t.Run(fmt.Sprintf("%s %d", c.comp, c.block), func(t *testing.T) {
+			if c.comp != "" && (c.comp != "none" || c.block == 0) {
+				testrig.Slow(t)
+			}
 			out := create(t)
 			var done, total int64
 			opts := relayout.Options{Order: order, Compressor: c.comp, BlockSize: c.block, MkfsTime: 1_700_000_000,
 				Progress: func(d, n int64) { done, total = d, n }}
 			l, err := relayout.Write(context.Background(), root, out, opts)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testrig.Must(t, err)
 			if done != total || total == 0 {
 				t.Errorf("progress ends at %d of %d", done, total)
 			}
@@ -71,8 +73,8 @@ func TestWrite(t *testing.T) {
 				t.Errorf("%+v, want %d attributes dropped, %d times clamped", l, xattrs, times)
 			}
 			checkHot(t, l, order)
-			compare(t, mount(t, out.Name()), want)
-			if s := run(t, "unsquashfs", "-s", out.Name()); !strings.Contains(s, "Filesystem is exportable") || !strings.Contains(s, "Nov 14 22:13:20 2023") {
+			compare(t, testrig.Mount(t, "squashfs", out.Name()), want)
+			if s := testrig.Run(t, "unsquashfs", "-s", out.Name()); !strings.Contains(s, "Filesystem is exportable") || !strings.Contains(s, "Nov 14 22:13:20 2023") {
 				t.Error(s)
 			}
 			r := open(t, out.Name())
@@ -83,8 +85,8 @@ func TestWrite(t *testing.T) {
 				checkAligned(t, l)
 			}
 			if c.block == 0 {
-				to := t.TempDir() + "/x"
-				run(t, "unsquashfs", "-no-progress", "-quiet", "-d", to, out.Name())
+				to := testrig.MemoryDir(t) + "/x"
+				testrig.Run(t, "unsquashfs", "-no-progress", "-quiet", "-d", to, out.Name())
 				compare(t, to, want)
 				again := create(t)
 				opts.Workers = 1
@@ -122,7 +124,7 @@ func treeOrder(root *tree.Inode) []relayout.Touch {
 
 // TestThroughRelayout moves an image that Write made, and writes the tree of an image.
 func TestThroughRelayout(t *testing.T) {
-	needRoot(t)
+	testrig.NeedRoot(t)
 	dir := makeTree(t, treetest.Features{})
 	first, second, third := create(t), create(t), create(t)
 	if _, err := relayout.Write(context.Background(), fromDir(t, dir), first, relayout.Options{Compressor: "lz4"}); err != nil {
@@ -133,15 +135,13 @@ func TestThroughRelayout(t *testing.T) {
 	if _, err := relayout.Relayout(context.Background(), src, second, relayout.Options{Order: order}); err != nil {
 		t.Fatal(err)
 	}
-	sameStat(t, mount(t, first.Name()), mount(t, second.Name()))
+	sameStat(t, testrig.Mount(t, "squashfs", first.Name()), testrig.Mount(t, "squashfs", second.Name()))
 	root, err := open(t, second.Name()).Tree()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if _, err := relayout.Write(context.Background(), root, third, relayout.Options{BlockSize: 4096, Compressor: "none", Order: order}); err != nil {
 		t.Fatal(err)
 	}
-	b := mount(t, third.Name())
+	b := testrig.Mount(t, "squashfs", third.Name())
 	compare(t, b, root)
 	compare(t, dir, root)
 }
@@ -179,7 +179,8 @@ func rootOf(entries ...tree.Entry) *tree.Inode {
 
 // TestExtremes has a file of more than 4 GiB, all kinds of holes and a directory of 50,000 entries.
 func TestExtremes(t *testing.T) {
-	needRoot(t)
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
 	const big = 5<<30 + 12345
 	last := tree.Extent{Off: big - 345, Len: 345}
 	root := rootOf(
@@ -204,27 +205,21 @@ func TestExtremes(t *testing.T) {
 	out := create(t)
 	order := []relayout.Touch{{Path: "wide/49999-" + strings.Repeat("n", 49999%60), Kind: imagemap.Inode}, {Path: "wide/00014-" + strings.Repeat("n", 14), Len: 1}}
 	l, err := relayout.Write(context.Background(), root, out, relayout.Options{Compressor: "lz4", BlockSize: 1 << 17, Order: order})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	if l.Duplicates != 1 {
 		t.Errorf("%d duplicates", l.Duplicates)
 	}
-	dir := mount(t, out.Name())
-	list := run(t, "ls", "-U", dir+"/wide")
+	dir := testrig.Mount(t, "squashfs", out.Name())
+	list := testrig.Run(t, "ls", "-U", dir+"/wide")
 	if n := strings.Count(list, "\n"); n != len(wide.Entries) {
 		t.Errorf("%d entries", n)
 	}
-	if n := strings.Count(run(t, "unsquashfs", "-l", out.Name(), "wide"), "/wide/"); n != len(wide.Entries) {
+	if n := strings.Count(testrig.Run(t, "unsquashfs", "-l", out.Name(), "wide"), "/wide/"); n != len(wide.Entries) {
 		t.Errorf("unsquashfs lists %d entries", n)
 	}
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0))
 	var want unix.Stat_t
-	if err := unix.Lstat(dir+"/wide/"+wide.Entries[0].Name, &want); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, unix.Lstat(dir+"/wide/"+wide.Entries[0].Name, &want))
 	for i := len(wide.Entries) - 1; i >= 0; i -= 101 { // by look-up, from the end
 		var st unix.Stat_t
 		if err := unix.Lstat(dir+"/wide/"+wide.Entries[i].Name, &st); err != nil || (st.Ino == want.Ino) != (i%7 == 0) {
@@ -235,9 +230,7 @@ func TestExtremes(t *testing.T) {
 		t.Errorf("%d links", want.Nlink)
 	}
 	f, err := os.Open(dir + "/big")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer f.Close()
 	got, wanted := make([]byte, 200_000), make([]byte, 200_000)
 	for _, off := range []int64{0, 4<<30 - 100_000, big - 200_000} {
@@ -263,18 +256,16 @@ func TestExtremes(t *testing.T) {
 	if _, err := relayout.Relayout(context.Background(), open(t, out.Name()), again, relayout.Options{Order: []relayout.Touch{{Path: "big", FileOff: big - 1, Len: 1}}}); err != nil {
 		t.Fatal(err)
 	}
-	moved := mount(t, again.Name())
+	moved := testrig.Mount(t, "squashfs", again.Name())
 	for i := 0; i < len(wide.Entries); i += 101 {
 		var a, b unix.Stat_t
 		name := "/wide/" + wide.Entries[i].Name
-		if err := unix.Lstat(dir+name, &a); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Must(t, unix.Lstat(dir+name, &a))
 		if err := unix.Lstat(moved+name, &b); err != nil || a.Ino != b.Ino || a.Nlink != b.Nlink {
 			t.Errorf("%s: %v, %+v and %+v", name, err, a, b)
 		}
 	}
-	if list != run(t, "ls", "-U", moved+"/wide") {
+	if list != testrig.Run(t, "ls", "-U", moved+"/wide") {
 		t.Error("the moved image lists other names")
 	}
 	for _, d := range treetest.Diff(moved, small, treetest.Options{}) {
@@ -286,7 +277,8 @@ func TestExtremes(t *testing.T) {
 
 // TestAttributes has many sets, large values in common, and the longest of all.
 func TestAttributes(t *testing.T) {
-	needRoot(t)
+	testrig.Slow(t)
+	testrig.NeedRoot(t)
 	root := rootOf()
 	for i := range 1500 {
 		n := &tree.Inode{Mode: tree.ModeSymlink | 0o777, LinkTarget: "x"}
@@ -305,12 +297,12 @@ func TestAttributes(t *testing.T) {
 		if _, err := relayout.Write(context.Background(), root, out, relayout.Options{Compressor: comp}); err != nil {
 			t.Fatal(err)
 		}
-		compare(t, mount(t, out.Name()), root)
+		compare(t, testrig.Mount(t, "squashfs", out.Name()), root)
 		again := create(t)
 		if _, err := relayout.Relayout(context.Background(), open(t, out.Name()), again, relayout.Options{}); err != nil {
 			t.Fatal(err)
 		}
-		compare(t, mount(t, again.Name()), root)
+		compare(t, testrig.Mount(t, "squashfs", again.Name()), root)
 	}
 }
 
@@ -346,8 +338,8 @@ func TestRefused(t *testing.T) {
 
 // TestEmpty writes and moves an image of nothing but a root.
 func TestEmpty(t *testing.T) {
-	needRoot(t)
-	if root, err := open(t, makeImage(t, t.TempDir())).Tree(); err != nil || len(root.Entries) != 0 {
+	testrig.NeedRoot(t)
+	if root, err := open(t, makeImage(t, testrig.MemoryDir(t))).Tree(); err != nil || len(root.Entries) != 0 {
 		t.Errorf("the image of an empty directory: %v", err)
 	}
 	a, b := create(t), create(t)
@@ -357,6 +349,6 @@ func TestEmpty(t *testing.T) {
 	if _, err := relayout.Relayout(context.Background(), open(t, a.Name()), b, relayout.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	compare(t, mount(t, b.Name()), rootOf())
-	run(t, "unsquashfs", "-no-progress", "-quiet", "-d", t.TempDir()+"/x", b.Name())
+	compare(t, testrig.Mount(t, "squashfs", b.Name()), rootOf())
+	testrig.Run(t, "unsquashfs", "-no-progress", "-quiet", "-d", testrig.MemoryDir(t)+"/x", b.Name())
 }

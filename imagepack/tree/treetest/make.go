@@ -85,7 +85,7 @@ func (m *maker) text(n int) []byte {
 }
 
 func (m *maker) files() {
-	for _, n := range []int{0, 1, 4095, 4096, 4097, 100_000, 131_071, 131_072, 131_073, 1 << 20, 3<<20 + 17} {
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 100_000, 131_071, 131_072, 131_073, 1 << 20, 2<<20 + 17} {
 		m.write(fmt.Sprintf("text-%d", n), 0o644, m.text(n))
 		m.write(fmt.Sprintf("random-%d", n), 0o600, m.random(n))
 	}
