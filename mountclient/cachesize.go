@@ -75,8 +75,8 @@ func (c *cache) shrink() error {
 			total -= o.bytes
 		}
 	}
-	var gone []byte
-	for total > limit {
+	var gone []byte // records of what goes: they, too, take room
+	for total+(int64(len(gone))+bpk.PageSize-1)/bpk.PageSize*bpk.PageSize > limit {
 		r, ok := c.oldest()
 		if !ok {
 			break // nothing but boot pages

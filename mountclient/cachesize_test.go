@@ -1,6 +1,8 @@
 package mountclient
 
 import (
+	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/cachefile"
+	"bootprof/internal/testrig"
 )
 
 // dirUsage returns the bytes that files of a directory take on disk.
@@ -33,6 +36,8 @@ func dirUsage(t testing.TB, dir string) (n int64) {
 
 // A cache stays within its size, whatever is read; what is left of it is right, and boot pages are never taken out.
 func TestCacheSize(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -44,7 +49,7 @@ func TestCacheSize(t *testing.T) {
 	for run := range 3 {
 		c := openClient(t, s, func(o *Options) { o.CacheDir, o.CacheBytes = dir, limit })
 		checkImage(t, c, p.image, 128<<10)
-		eventually(t, "the cache is within its size", testWait, func() bool { return dirUsage(t, dir) <= limit })
+		testrig.Eventually(t, "the cache is within its size", func() bool { return dirUsage(t, dir) <= limit })
 		if c.cache.evicted.Load() == 0 {
 			t.Errorf("run %d: nothing was taken out", run)
 		}
@@ -64,6 +69,36 @@ func TestCacheSize(t *testing.T) {
 	}
 }
 
+// The records of what goes have room within the limit, too: nothing would look at the size again until more pages come.
+func TestCacheSizeCountsRecords(t *testing.T) {
+	t.Parallel()
+	p := packOf(t, lean)
+	filled := t.TempDir()
+	fill(t, p.serve(t), p, filled)
+	dir := copyDir(t, filled) // in which no file has holes
+	d, err := os.Open(dir)
+	testrig.Must(t, err)
+	defer d.Close()
+	c := cacheOf(t, dir, p)
+	defer c.close()
+	for range 60 {
+		journal, err := c.journal.Stat()
+		testrig.Must(t, err)
+		rest := -journal.Size()&(bpk.PageSize-1) + 8*bpk.PageSize // beyond what is reserved; the next record begins a block
+		_, err = c.journal.Write(bytes.Repeat(unused(0)[:cachefile.RecordSize], int(rest)/cachefile.RecordSize))
+		testrig.Must(t, err)
+		limit := dirUsage(t, dir) - bpk.PageSize
+		c.mu.Lock()
+		c.limit, c.dir, c.own = limit, d, fmt.Sprintf("%x", bpk.Digest(p.raw[:bpk.HeaderSize]))
+		c.isBoot = func(int64) bool { return false }
+		c.mu.Unlock()
+		testrig.Must(t, c.shrink())
+		if n := dirUsage(t, dir); n > limit && len(c.old) > c.passed {
+			t.Errorf("%d bytes over the limit", n-limit)
+		}
+	}
+}
+
 func cachedImage(dir string, p *testPack) string {
 	name, _ := cachefile.Names(dir, bpk.Digest(p.raw[:bpk.HeaderSize]))
 	return name
@@ -71,9 +106,11 @@ func cachedImage(dir string, p *testPack) string {
 
 // Packs that nobody uses go before chunks of this one, the one last used longest ago first; those in use stay.
 func TestCacheSizeRemovesOthers(t *testing.T) {
-	p, next := packOf(t, hotAndCold), nextVersion(t)
+	t.Parallel()
+	testrig.Slow(t)
+	p, newer := packOf(t, hotAndCold), packOf(t, next)
 	dir := t.TempDir()
-	fill(t, next.serve(t), next, dir)
+	fill(t, newer.serve(t), newer, dir)
 	other := filepath.Join(dir, strings.Repeat("ab", 32))
 	stranger := filepath.Join(dir, "stranger.image")
 	long := time.Now().Add(-time.Hour)
@@ -91,21 +128,21 @@ func TestCacheSizeRemovesOthers(t *testing.T) {
 		return c
 	}
 	exists := func(name string) bool { _, err := os.Stat(name); return err == nil }
-	nextImage := cachedImage(dir, next)
+	nextImage := cachedImage(dir, newer)
 	alone := t.TempDir()
 	fill(t, p.serve(t), p, alone)
 	// Without the 1 MiB of the stranger, who is not counted, and one of the other's two, it is enough.
 	c := open(dirUsage(t, dir) + dirUsage(t, alone) - 2<<20)
-	eventually(t, "the pack used longest ago is removed", testWait, func() bool { return !exists(other + ".image") })
+	testrig.Eventually(t, "the pack used longest ago is removed", func() bool { return !exists(other + ".image") })
 	if !exists(nextImage) || !exists(stranger) || exists(other+".journal") {
 		t.Error("another file was removed, or one of its files was not")
 	}
 	c.Close()
-	used := openClient(t, next.serve(t), func(o *Options) { o.CacheDir = dir })
+	used := openClient(t, newer.serve(t), func(o *Options) { o.CacheDir = dir })
 	defer used.Close()
 	c = open(1 << 20)
 	defer c.Close()
-	eventually(t, "chunks are taken out", testWait, func() bool { return c.cache.evicted.Load() > 0 })
+	testrig.Eventually(t, "chunks are taken out", func() bool { return c.cache.evicted.Load() > 0 })
 	if !exists(nextImage) {
 		t.Error("a pack in use was removed")
 	}
@@ -113,6 +150,8 @@ func TestCacheSizeRemovesOthers(t *testing.T) {
 
 // Readers that are at it while pages are taken out get the right bytes.
 func TestDropWhileReading(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	const pages = 64
 	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
