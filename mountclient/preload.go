@@ -336,11 +336,17 @@ func (p *preload) store(s *segment, b []byte) {
 		}
 	}
 	p.advance()
-	more := s.off+s.filled < s.end
+	more, conn := s.off+s.filled < s.end, s.conn
 	p.mu.Unlock()
-	if more && !s.opening && len(b) < gatherBytes {
+	if more && !s.opening && gathers(len(b), conn) {
 		time.Sleep(gatherTime)
 	}
+}
+
+// gathers tells whether a stream whose last read brought n bytes waits for more: not if they are there already. A read under
+// TLS brings one record, 16 KiB at most, however much waits.
+func gathers(n int, conn net.Conn) bool {
+	return n < gatherBytes && (conn == nil || unread(conn) < gatherBytes)
 }
 
 func (p *preload) close() error {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // A link gives each of n streams so many bytes per second, and all of them together no more than its own rate.
@@ -83,7 +85,7 @@ func TestUnread(t *testing.T) {
 	if _, err := far.Write(make([]byte, 5000)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all that was sent waits", 10*time.Second, func() bool { return unread(conn) == 5000 })
+	testrig.Eventually(t, "all that was sent waits", func() bool { return unread(conn) == 5000 })
 	if n := unread(tls.Client(conn, &tls.Config{})); n != 5000 {
 		t.Errorf("%d bytes wait under TLS, want 5000", n)
 	}
@@ -95,5 +97,32 @@ func TestUnread(t *testing.T) {
 	}
 	if near, _ := net.Pipe(); unread(near) != 0 || outOfOrder(near) != 0 {
 		t.Error("a pipe is no socket")
+	}
+}
+
+// A stream pauses for more to come only when little came and little waits. Under TLS a read brings one record: with a pause
+// after each, https was capped at 16 KiB in 2 ms.
+func TestGathers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	testrig.Must(t, err)
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	testrig.Must(t, err)
+	defer conn.Close()
+	far, err := l.Accept()
+	testrig.Must(t, err)
+	defer far.Close()
+	const record = 16 << 10
+	if !gathers(record, conn) || !gathers(record, nil) {
+		t.Error("no pause though little came and nothing waits")
+	}
+	if gathers(gatherBytes, conn) {
+		t.Error("a pause though much came")
+	}
+	_, err = far.Write(make([]byte, 2*gatherBytes))
+	testrig.Must(t, err)
+	testrig.Eventually(t, "all that was sent waits", func() bool { return unread(conn) == 2*gatherBytes })
+	if gathers(record, tls.Client(conn, &tls.Config{})) {
+		t.Error("a pause though more waits under TLS")
 	}
 }
