@@ -14,16 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // What cannot be mounted is told in one line with the documented exit code, and leaves nothing behind.
 func TestMountBadInput(t *testing.T) {
-	watchdog(t, 120*time.Second)
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	nz := packOf(t, noZone)
 	flipped := func(raw []byte, off int64) []byte { b := bytes.Clone(raw); b[off] ^= 1; return b }
-	short := func(o *MountOptions) { o.StartTimeout = 200 * time.Millisecond }
-	for _, c := range []struct {
+	short := func(o *MountOptions) { o.StartTimeout = 200 * time.Millisecond } // no answer need come
+	brief := func(o *MountOptions) { o.StartTimeout = 10 * time.Second }       // the first answer is told of
+	before := takeCensus()
+	defer before.check(t)
+	cases := []struct {
 		name   string
 		file   []byte
 		script faultserver.Script
@@ -52,74 +57,82 @@ func TestMountBadInput(t *testing.T) {
 		{name: "HTML with 200", script: faultserver.Always(faultserver.HTML()), code: ExitNetwork, says: "HTML"},
 		{name: "gzip", script: faultserver.Always(faultserver.Gzip()), code: ExitNetwork, says: "gzip"},
 		{name: "another file in between", script: faultserver.After(len(openingSegments), faultserver.ETag(`"v2"`)), code: ExitNetwork, says: "replaced"},
-		{name: "500", script: faultserver.Always(faultserver.Status(500)), change: short, code: ExitNetwork, says: "500"},
+		{name: "500", script: faultserver.Always(faultserver.Status(500)), change: brief, code: ExitNetwork, says: "500"},
 		{name: "hangs", script: faultserver.Always(faultserver.Hang()), change: short, code: ExitNetwork, says: "given up"},
 		{name: "stalls", script: faultserver.Always(faultserver.Stall(100)), change: short, code: ExitNetwork, says: "given up"},
 		{name: "hangs after the header", script: faultserver.After(len(openingSegments), faultserver.Hang()), change: short, code: ExitNetwork, says: "given up"},
-		{name: "huge headers", script: faultserver.Always(faultserver.Headers(100_000)), change: short, code: ExitNetwork, says: "header"},
-		{name: "redirects in a circle", script: faultserver.Always(faultserver.Redirect("/x")), change: short, code: ExitNetwork, says: "redirect"},
+		{name: "huge headers", script: faultserver.Always(faultserver.Headers(100_000)), change: brief, code: ExitNetwork, says: "header"},
+		{name: "redirects in a circle", script: faultserver.Always(faultserver.Redirect("/x")), change: brief, code: ExitNetwork, says: "redirect"},
 		{name: "wrong digest", change: func(o *MountOptions) { o.Digest = "sha256:" + strings.Repeat("0", 64) }, code: ExitTrust, says: "want sha256:000"},
 		{name: "digest of no known form", change: func(o *MountOptions) { o.Digest = "md5:1" }, code: ExitTrust, says: "want md5:1"},
-		{name: "refused", change: func(o *MountOptions) { short(o); o.URL = "http://127.0.0.1:1/x" }, code: ExitNetwork, says: "refused"},
-		{name: "no such host", change: func(o *MountOptions) { short(o); o.URL = "http://no-such-host.invalid/x" }, code: ExitNetwork, says: "no-such-host"},
+		{name: "refused", change: func(o *MountOptions) { brief(o); o.URL = "http://127.0.0.1:1/x" }, code: ExitNetwork, says: "refused"},
+		{name: "no such host", change: func(o *MountOptions) { brief(o); o.URL = "http://no-such-host.invalid/x" }, code: ExitNetwork, says: "no-such-host"},
 		{name: "no URL", change: func(o *MountOptions) { o.URL = "disk.bpk" }, code: ExitUsage, says: "http://HOST/PATH"},
 		{name: "DIR not empty", change: func(o *MountOptions) { os.WriteFile(o.Dir+"/file", nil, 0o600) }, code: ExitSetup, says: "not empty"},
 		{name: "DIR missing", change: func(o *MountOptions) { o.Dir += "/missing" }, code: ExitSetup, says: "no such file"},
 		{name: "DIR a file", change: func(o *MountOptions) { o.Dir += "-file"; os.WriteFile(o.Dir, nil, 0o600) }, code: ExitSetup, says: "not a directory"},
 		{name: "cache directory a file", change: func(o *MountOptions) { o.CacheDir = o.Dir + "-file"; os.WriteFile(o.CacheDir, nil, 0o600) }, code: ExitSetup, says: "cache"},
-	} {
-		for _, raw := range []bool{false, true} {
-			// In raw mode nothing reads the image at the start.
-			late := strings.HasSuffix(c.name, "chunk damaged") || c.name == "body index damaged" || strings.Contains(c.name, "after the header") || c.name == "another file in between"
-			if raw && (late || c.name == "no such host") { // a name server may take seconds
-				continue
-			}
-			name := c.name
-			if raw {
-				name += ", raw"
-			}
-			t.Run(name, func(t *testing.T) {
-				file := c.file
-				if file == nil {
-					file = p.raw
+	}
+	t.Run("all", func(t *testing.T) { // ends when they have ended
+		for _, c := range cases {
+			for _, raw := range []bool{false, true} {
+				// In raw mode nothing reads the image at the start.
+				late := strings.HasSuffix(c.name, "chunk damaged") || c.name == "body index damaged" ||
+					strings.Contains(c.name, "after the header") || c.name == "another file in between"
+				if raw && (late || c.name == "no such host") { // a name server may take seconds
+					continue
 				}
-				if strings.HasSuffix(c.name, "after the header") || c.name == "another file in between" {
-					file = nz.raw // mounting needs more than the opening requests bring
+				name := c.name
+				if raw {
+					name += ", raw"
 				}
-				s := serveBytes(t, file)
-				s.Script(c.script)
-				o := mountOptions(t, s.URL("pack.bpk"), func(o *MountOptions) {
-					o.StartTimeout, o.Raw = 5*time.Second, raw
-					if c.change != nil {
-						c.change(o)
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					file := c.file
+					if file == nil {
+						file = p.raw
 					}
+					if strings.HasSuffix(c.name, "after the header") || c.name == "another file in between" {
+						file = nz.raw // mounting needs more than the opening requests bring
+					}
+					s := serveBytes(t, file)
+					s.Script(c.script)
+					o := mountOptions(t, s.URL("pack.bpk"), func(o *MountOptions) {
+						o.Raw = raw
+						if c.change != nil {
+							c.change(o)
+						}
+					})
+					cannotMount(t, o, c.code, c.says)
 				})
-				before := takeCensus()
-				begin := time.Now()
-				m, err := Mount(t.Context(), o)
-				if err == nil {
-					_ = unix.Unmount(o.Dir, unix.MNT_DETACH)
-					_ = m.Wait()
-					t.Fatal("mounted")
-				}
-				if took := time.Since(begin); took > 4*time.Second {
-					t.Errorf("told after %v", took)
-				}
-				line := oneLine(err)
-				if ExitCode(err) != c.code || !strings.Contains(line, c.says) || len(line) > 400 {
-					t.Errorf("exit code %d, want %d; says %q, want %q", ExitCode(err), c.code, line, c.says)
-				}
-				if isMounted(o.Dir) {
-					t.Error("left mounted")
-					_ = unix.Unmount(o.Dir, unix.MNT_DETACH)
-				}
-				if left, _ := os.ReadDir(o.RunDir); len(left) > 0 {
-					t.Errorf("left in the run directory: %v", left)
-				}
-				s.Stop()
-				before.check(t)
-			})
+			}
 		}
+	})
+}
+
+// cannotMount checks that a mount ends with an exit code and one line. An error that more attempts do not mend ends it by
+// itself, long before the start's time-out.
+func cannotMount(t *testing.T, o MountOptions, code int, says string) {
+	t.Helper()
+	m, err := Mount(t.Context(), o)
+	if err == nil {
+		_ = unix.Unmount(o.Dir, unix.MNT_DETACH)
+		_ = m.Wait()
+		t.Fatal("mounted")
+	}
+	line := oneLine(err)
+	if ExitCode(err) != code || !strings.Contains(line, says) || len(line) > 400 {
+		t.Errorf("exit code %d, want %d; says %q, want %q", ExitCode(err), code, line, says)
+	}
+	if o.StartTimeout == testrig.Patience && strings.Contains(line, "given up") {
+		t.Errorf("attempts went on until the time-out: %q", line)
+	}
+	if testrig.IsMounted(o.Dir) {
+		t.Error("left mounted")
+		_ = unix.Unmount(o.Dir, unix.MNT_DETACH)
+	}
+	if left, _ := os.ReadDir(o.RunDir); len(left) > 0 {
+		t.Errorf("left in the run directory: %v", left)
 	}
 }
 
@@ -135,7 +148,7 @@ func mountLine(t *testing.T, before string, cred *syscall.Credential, url, dir s
 	if strings.Contains(before, "mknod") {
 		mode = "loop"
 	}
-	args := []string{runDir(t), "", "2s", "0", mode, "bg", url, dir}
+	args := []string{runDir(t), "", testrig.Patience.String(), "0", mode, "bg", url, dir}
 	cmd, out := role(roleMount, args...)
 	if before != "" {
 		sh, shOut := role(roleMount)
@@ -159,7 +172,9 @@ func mountLine(t *testing.T, before string, cred *syscall.Credential, url, dir s
 
 // What a machine may lack.
 func TestMountWithout(t *testing.T) {
-	watchdog(t, 30*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	s := packOf(t, small).serve(t)
 	for _, c := range []struct {
 		name, before string
@@ -181,7 +196,7 @@ func TestMountWithout(t *testing.T) {
 			if code != ExitSetup || rest != "" || !strings.HasPrefix(line, "bootprof: ") || !strings.Contains(line, c.says) {
 				t.Errorf("exit code %d, said %q; want %d and one line with %q", code, out, ExitSetup, c.says)
 			}
-			if isMounted(dir) {
+			if testrig.IsMounted(dir) {
 				t.Error("left mounted")
 			}
 		})
@@ -190,7 +205,9 @@ func TestMountWithout(t *testing.T) {
 
 // The command tells an error of the process behind it in the same way.
 func TestRunMountErrors(t *testing.T) {
-	watchdog(t, 30*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, small)
 	s := p.serve(t)
 	s.Script(func(r faultserver.Request) *faultserver.Fault {

@@ -1,12 +1,12 @@
 package mountclient
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +16,7 @@ import (
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/cachefile"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // cacheFiles returns the two files of the one pack in a cache directory.
@@ -72,6 +73,7 @@ func copyDir(t testing.TB, from string) string {
 }
 
 func TestCacheServesTheNextRun(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := filepath.Join(t.TempDir(), "made", "on", "demand")
@@ -100,19 +102,22 @@ func TestCacheServesTheNextRun(t *testing.T) {
 
 // With a cache, the compressed boot zone does not stay in memory; without one it does, as pages are decoded from it anew.
 func TestCacheFreesTheZone(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	for name, dir := range map[string]string{"cache": t.TempDir(), "memory": ""} {
 		c := openClient(t, s, func(o *Options) { o.CacheDir = dir })
 		defer c.Close()
-		eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
-		eventually(t, name, testWait, func() bool { return (usage(c.pre.zone) < p.pack.Header.Boot.Len/2) == (dir != "") })
+		testrig.Eventually(t, "the boot zone", func() bool { return c.hot.Load() > 0 })
+		testrig.Eventually(t, name, func() bool { return (usage(c.pre.zone) < p.pack.Header.Boot.Len/2) == (dir != "") })
 		checkImage(t, c, p.image, 128<<10)
 	}
 }
 
 // Whatever happened to the cache's files, a run reads the right bytes, and keeps them for the next one.
 func TestCacheDamage(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	filled := t.TempDir()
@@ -214,6 +219,7 @@ func TestCacheDamage(t *testing.T) {
 }
 
 func TestCacheSecondClient(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -239,6 +245,7 @@ func TestCacheSecondClient(t *testing.T) {
 
 // A cache disk that is full slows nothing down and breaks nothing; what it holds serves the next run.
 func TestCacheFullDisk(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := tmpfs(t, 3000)
@@ -281,20 +288,23 @@ func TestCacheDirUnusable(t *testing.T) {
 
 // kill -9 at any moment keeps what the client had, and never makes a wrong byte.
 func TestCacheSurvivesKill(t *testing.T) {
-	watchdog(t, 4*time.Minute)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	s.Script(faultserver.Always(faultserver.Slow(1 << 20)))
+	late := watchLateness(t)
 	pages := int64(len(p.image) / bpk.PageSize)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 5 {
+	for range 4 {
 		moment := pages/10 + random.Int64N(pages*6/10)
 		t.Run(fmt.Sprintf("%d pages of %d", moment, pages), func(t *testing.T) {
 			t.Parallel()
 			cache, dir, run := t.TempDir(), t.TempDir(), runDir(t)
-			cmd, out := role(roleMount, run, cache, "10s", "0", "fs", "fg", s.URL("pack"), dir)
+			cmd, out := role(roleMount, run, cache, testrig.Patience.String(), "0", "fs", "fg", s.URL("pack"), dir)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -302,28 +312,33 @@ func TestCacheSurvivesKill(t *testing.T) {
 				_ = cmd.Process.Kill()
 				_ = unix.Unmount(dir, unix.MNT_DETACH)
 			})
-			eventually(t, "the mount", 6*testWait, func() bool { return isMounted(dir) })
+			testrig.Eventually(t, "the mount", func() bool { return testrig.IsMounted(dir) })
 			touch, _ := role(roleTouch, filesBelow(t, dir)...)
 			if err := touch.Start(); err != nil {
 				t.Fatal(err)
 			}
-			var told []Status
-			var at []time.Time
-			eventually(t, "the pages", 6*testWait, func() bool { // of five clients, on one processor
+			type told struct {
+				outageEnd // its moment
+				held      int64
+			}
+			var all []told
+			testrig.Eventually(t, fmt.Sprintf("%d pages", moment), func() bool {
 				st, err := ReadStatus(run)
 				if err != nil || len(st) != 1 { // not yet
 					return false
 				}
-				told, at = append(told, st[0]), append(at, time.Now())
+				all = append(all, told{late.outageEnds(), st[0].HeldPages})
 				return st[0].HeldPages >= moment
 			})
+			_, journal := cacheFiles(t, cache)
+			named := int64(len(journaled(t, journal, pages)))
 			self, _ := os.Stat("/proc/self/exe")
 			connections := fuseConnectionsOf(self, fmt.Sprintf("/proc/%d", cmd.Process.Pid))
 			_ = cmd.Process.Kill()
 			// A thread that pushes pages waits for the lock of one, which a READ has that nobody answers any more: the kernel
 			// ends neither by itself.
 			for _, id := range connections {
-				_ = os.WriteFile(fusectl+"/"+id+"/abort", []byte("1"), 0)
+				abort(id)
 			}
 			_ = cmd.Wait()
 			_ = touch.Process.Kill()
@@ -331,25 +346,25 @@ func TestCacheSurvivesKill(t *testing.T) {
 			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
-			now := told[len(told)-1].HeldPages
-			held := now
+			last := all[len(all)-1]
+			held := last.held
 			// What came just before may wait for its hash on a processor that the test shares: a sync would be ten times later.
-			for i := len(at) - 1; i >= 0 && at[len(at)-1].Sub(at[i]) < syncEvery/10; i-- {
-				held = told[i].HeldPages
+			for _, a := range slices.Backward(all) {
+				if last.at.Sub(a.at) > syncEvery/10+4*time.Duration(last.was-a.was) {
+					break
+				}
+				held = a.held
 			}
 			kept, damaged := revivable(t, cache, p)
-			t.Logf("%d pages kept of %d, %d held a moment before; %d damaged records", kept, now, held, damaged)
-			if kept*100 < held*95 || damaged > 0 {
-				t.Errorf("%d pages kept of %d, %d damaged records", kept, held, damaged)
+			said := fmt.Sprintf("%d pages kept of %d, %d in the journal before, %d held a moment before; %d damaged records",
+				kept, last.held, named, held, damaged)
+			t.Log(said)
+			if kept < named || kept*100 < held*95 || damaged > 0 {
+				t.Error(said)
 			}
 			serves(t, cache, p)
 		})
 	}
-}
-
-func isMounted(dir string) bool {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
-	return bytes.Contains(b, []byte(" "+dir+" "))
 }
 
 // filesBelow lists the regular files below dir. It reads metadata of a mount: use it for file systems whose
@@ -369,6 +384,7 @@ func filesBelow(t testing.TB, dir string) (out []string) {
 
 // A cache that was written beforehand is a warm one: no boot page is asked for.
 func TestCacheWrittenBeforehand(t *testing.T) {
+	t.Parallel()
 	for _, form := range []string{formPack, formManifest, formImage, formSplit} {
 		f := folderOf(t, hotAndCold)
 		p := f.formOf(form)

@@ -8,17 +8,15 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/cachefile"
+	"bootprof/internal/testrig"
 )
 
 // What a cache is after a kill or a power cut.
@@ -38,6 +36,7 @@ func revivable(t testing.TB, dir string, p *testPack) (pages, damaged int64) {
 
 func cacheOf(t testing.TB, dir string, p *testPack) *cache {
 	t.Helper()
+	afterForks(dir)
 	c, err := openCache(dir, bpk.Digest(p.raw[:bpk.HeaderSize]), int64(len(p.image)), testLog(t))
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +73,7 @@ func putFile(t testing.TB, name string, b []byte) {
 // overfull puts records before a journal that make it worth rewriting, and returns its content now.
 func overfull(t testing.TB, journal string) []byte {
 	t.Helper()
-	b := readFile(t, journal)
+	b := testrig.ReadFile(t, journal)
 	b = append(unused(len(b)), b...)
 	putFile(t, journal, b)
 	return b
@@ -87,6 +86,7 @@ func unused(others int) []byte {
 
 // A journal is rewritten beside itself, and locked before it has the name.
 func TestJournalRewrite(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	filled := t.TempDir()
 	fill(t, p.serve(t), p, filled)
@@ -102,10 +102,10 @@ func TestJournalRewrite(t *testing.T) {
 	}
 	defer was.Close()
 	c := cacheOf(t, dir, p)
-	if b := readFile(t, fmt.Sprintf("/proc/self/fd/%d", was.Fd())); !bytes.Equal(b, before) {
+	if b := testrig.ReadFile(t, fmt.Sprintf("/proc/self/fd/%d", was.Fd())); !bytes.Equal(b, before) {
 		t.Errorf("the old journal was written to: %d bytes, %d before", len(b), len(before))
 	}
-	after := readFile(t, journal)
+	after := testrig.ReadFile(t, journal)
 	if len(after) >= len(before)/2 {
 		t.Errorf("%d of %d bytes after rewriting", len(after), len(before))
 	}
@@ -176,6 +176,7 @@ func TestJournalRewrite(t *testing.T) {
 
 // One client at a time has the files, and what it has locked is what has the name, also while journals are rewritten.
 func TestJournalRewriteOneClient(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	dir := t.TempDir()
 	fill(t, p.serve(t), p, dir)
@@ -252,8 +253,9 @@ func (s *cacheState) damaged() (n int64) {
 // Whatever a power cut leaves of pages and records that were not synced, and in which order ever: what was synced is kept, no
 // byte is wrong, and damage is counted once.
 func TestCachePowerCutModel(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
-	t.Setenv("TMPDIR", tmpfs(t, 300<<10)) // disks are slow to sync
 	dir := t.TempDir()
 	all := int64(len(p.image) / bpk.PageSize)
 	c := openClient(t, p.serve(t), func(o *Options) { o.CacheDir = dir })
@@ -261,10 +263,10 @@ func TestCachePowerCutModel(t *testing.T) {
 	image, journal := cacheFiles(t, dir)
 	now := func(part int) (s cacheState) { // with a part of the image read
 		checkImage(t, c, p.image[:len(p.image)*part/8/bpk.PageSize*bpk.PageSize], bpk.PageSize)
-		eventually(t, "records", testWait, func() bool {
+		testrig.Eventually(t, "records", func() bool {
 			held := c.store.heldPages()
-			s.journal = readFile(t, journal) // before the image: what it names is there
-			s.image = readFile(t, image)
+			s.journal = testrig.ReadFile(t, journal) // before the image: what it names is there
+			s.image = testrig.ReadFile(t, image)
 			return s.pages(t) >= held
 		})
 		return s
@@ -355,27 +357,13 @@ func TestCachePowerCutModel(t *testing.T) {
 
 // A power cut of a real file system: its disk as it is at moments of a fill. What the client takes for synced is there.
 func TestCachePowerCutExt4(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
-	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		t.Skip(err)
-	}
 	disk := filepath.Join(t.TempDir(), "disk")
-	command := func(name string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %v: %v: %s", name, args, err, out)
-		}
-	}
-	command("mkfs.ext4", "-q", disk, "32m")
-	mount := func(t *testing.T, disk string) string {
-		dir := t.TempDir()
-		command("mount", "-o", "loop,commit=300", disk, dir) // the kernel's own time to sync comes after the test
-		t.Cleanup(func() {
-			if err := unix.Unmount(dir, 0); err != nil {
-				t.Error(err)
-			}
-		})
-		return dir
+	testrig.Run(t, "mkfs.ext4", "-q", disk, "32m")
+	mount := func(t *testing.T, disk string) string { // the kernel's own time to sync comes after the test
+		return testrig.MountWith(t, "ext4", disk, "commit=300")
 	}
 	dir := filepath.Join(mount(t, disk), "cache")
 	c := openClient(t, p.serve(t), func(o *Options) { o.CacheDir = dir })
@@ -383,20 +371,20 @@ func TestCachePowerCutExt4(t *testing.T) {
 	_, journal := cacheFiles(t, dir)
 	synced := func() int64 {
 		n := c.cache.synced.Load()
-		s := cacheState{p.image, readFile(t, journal)[:n]}
+		s := cacheState{p.image, testrig.ReadFile(t, journal)[:n]}
 		return s.pages(t)
 	}
 	for part := 1; part <= 4; part++ {
 		checkImage(t, c, p.image[:len(p.image)*part/4/bpk.PageSize*bpk.PageSize], bpk.PageSize)
 		if part%2 == 0 {
 			held := c.store.heldPages()
-			eventually(t, "the sync", testWait, func() bool { return synced() >= held })
+			testrig.Eventually(t, "the sync", func() bool { return synced() >= held })
 		}
 		least := synced()
 		var copied []byte
-		eventually(t, "a disk at rest", testWait, func() bool {
-			copied = readFile(t, disk)
-			return bytes.Equal(copied, readFile(t, disk))
+		testrig.Eventually(t, "a disk at rest", func() bool {
+			copied = testrig.ReadFile(t, disk)
+			return bytes.Equal(copied, testrig.ReadFile(t, disk))
 		})
 		t.Run(fmt.Sprintf("%d pages synced of %d", least, c.store.heldPages()), func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "disk")

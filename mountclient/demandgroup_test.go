@@ -7,6 +7,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // groupOf returns three chunks of a form that one request brings, behind what the opening brings, and where they lie
@@ -43,6 +44,7 @@ func groupOf(t *testing.T, p *bpk.Pack) (group []bpk.Entry, offs []int64) {
 // A chunk is there as soon as its own bytes are, while the rest of its request stands still; a damaged one is fetched again
 // alone meanwhile.
 func TestDemandChunksLandOneByOne(t *testing.T) {
+	t.Parallel()
 	f := folderOf(t, noZone)
 	for _, form := range []string{formPack, formManifest} {
 		for damaged := -1; damaged < 2; damaged++ {
@@ -78,7 +80,7 @@ func TestDemandChunksLandOneByOne(t *testing.T) {
 				go func() {
 					all <- readAt(t, c, soon(t), f.image, first.Page*bpk.PageSize, (last.Page+last.Pages-first.Page)*bpk.PageSize)
 				}()
-				if !file.Wait(before+1, testWait) {
+				if !file.Wait(before+1, testrig.Patience) {
 					t.Fatal("no request for the chunks")
 				}
 				for _, e := range group[:2] {

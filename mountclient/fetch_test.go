@@ -9,6 +9,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // fetched downloads a form and decodes it.
@@ -44,10 +45,12 @@ func fetched(t testing.TB, url string) ([]byte, error) {
 	if last != total {
 		t.Errorf("progress ended with %d of %d", last, total)
 	}
-	return readFile(t, out.Name()), nil
+	return testrig.ReadFile(t, out.Name()), nil
 }
 
 func TestFetch(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	for _, kind := range []string{hotAndCold, noZone, small} {
 		f := folderOf(t, kind)
 		for _, form := range []string{formPack, formManifest, formImage, formSplit} {
@@ -66,9 +69,10 @@ func TestFetch(t *testing.T) {
 
 // What is wrong on the server is named when the download is read, or when that makes no sense, at once.
 func TestFetchDamage(t *testing.T) {
+	t.Parallel()
 	f := folderOf(t, hotAndCold)
 	chunk := "split/" + bpk.ChunkName(coldOf(t, f.split, 3).SHA256)
-	flip := func(name string, off int) []byte { b := readFile(t, f.dir+"/"+name); b[off] ^= 1; return b }
+	flip := func(name string, off int) []byte { b := testrig.ReadFile(t, f.dir+"/"+name); b[off] ^= 1; return b }
 	for _, c := range []struct {
 		name, form string
 		change     func(s *fileServer)
@@ -82,7 +86,7 @@ func TestFetchDamage(t *testing.T) {
 		{"chunk forbidden", formSplit, func(s *fileServer) { s.file(chunk).Script(faultserver.Always(faultserver.Status(403))) }, ExitNetwork, "403"},
 		{"split boot index", formSplit, func(s *fileServer) { s.put(formSplit, flip(formSplit, 520)) }, ExitFormat, "boot index"},
 		{"image damaged", formManifest, func(s *fileServer) { s.put(formImage, flip(formImage, 1030)) }, ExitFormat, "wrong SHA-256"},
-		{"image too long", formManifest, func(s *fileServer) { s.put(formImage, append(readFile(t, f.dir+"/"+formImage), 0)) }, ExitFormat, "not the image of its manifest"},
+		{"image too long", formManifest, func(s *fileServer) { s.put(formImage, append(testrig.ReadFile(t, f.dir+"/"+formImage), 0)) }, ExitFormat, "not the image of its manifest"},
 		{"image missing", formManifest, func(s *fileServer) { s.put(formImage, nil) }, ExitNetwork, "404"},
 		{"manifest missing", formImage, func(s *fileServer) { s.put(formManifest, nil) }, ExitFormat, "no manifest beside it"},
 		{"pack missing", "x", func(s *fileServer) {}, ExitNetwork, "404"},

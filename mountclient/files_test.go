@@ -15,6 +15,7 @@ import (
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -183,9 +184,12 @@ func (s *fileServer) requests() []string {
 // openURL opens a client.
 func openURL(t testing.TB, url string, change func(*Options)) (*Client, error) {
 	t.Helper()
-	o := Options{URL: url, StartTimeout: testWait, Log: testLog(t)}
+	o := Options{URL: url, StartTimeout: testrig.Patience, Log: testLog(t)}
 	if change != nil {
 		change(&o)
+	}
+	if o.CacheDir != "" {
+		afterForks(o.CacheDir)
 	}
 	return Open(t.Context(), o)
 }

@@ -4,17 +4,15 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
 	"bootprof/internal/loopdev"
+	"bootprof/internal/testrig"
 )
 
 // squashed returns a pack of a squashfs of the same tree as p. Its source is a loop mount of that squashfs: it cannot hold
@@ -22,15 +20,9 @@ import (
 func squashed(t testing.TB, p *testPack) *testPack {
 	t.Helper()
 	img := t.TempDir() + "/tree.sqfs"
-	if out, err := exec.Command("mksquashfs", p.source, img, "-quiet", "-no-progress", "-processors", "1").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	testrig.Run(t, "mksquashfs", p.source, img, "-quiet", "-no-progress", "-processors", "1")
 	q := buildPack(t, img, noZone)
-	q.source = t.TempDir()
-	if out, err := exec.Command("mount", "-o", "loop,ro", img, q.source).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(q.source, 0) })
+	q.source = testrig.Mount(t, "squashfs", img)
 	return q
 }
 
@@ -56,16 +48,17 @@ func (r *rig) handedOver() {
 		if err != nil {
 			r.t.Errorf("the end of the client: %v", err)
 		}
-	case <-time.After(testWait):
+	case <-time.After(testrig.Patience):
 		r.t.Fatalf("the client does not hand over: %+v", r.Status())
 	}
 }
 
 // After the hand-over the tree reads as before, from the file alone, and goes as any loop mount does.
 func TestHandOver(t *testing.T) {
+	testrig.Slow(t)
 	for _, fs := range []string{"erofs", "squashfs"} {
 		t.Run(fs, func(t *testing.T) {
-			watchdog(t, 60*time.Second)
+			watchdog(t)
 			p := packOf(t, hotAndCold)
 			if fs == "squashfs" {
 				p = squashed(t, p)
@@ -93,10 +86,8 @@ func TestHandOver(t *testing.T) {
 			if _, err := openCache(cache, r.Client.digest, r.Client.Size(), slog.New(slog.DiscardHandler)); !errors.Is(err, errInUse) {
 				t.Errorf("the cache under the mount can be opened: %v", err)
 			}
-			if err := unix.Unmount(r.dir, 0); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "loop device is let go", testWait, func() bool { _, attached := loopBacking(r.loop); return !attached })
+			testrig.Unmount(t, r.dir)
+			testrig.Eventually(t, "loop device is let go", func() bool { _, attached := loopBacking(r.loop); return !attached })
 			if st, err := ReadStatus(r.run); err != nil || len(st) != 0 {
 				t.Errorf("status after the unmount: %+v, %v", st, err)
 			}
@@ -108,9 +99,7 @@ func TestHandOver(t *testing.T) {
 			r = mountPack(t, s, filling(cache))
 			r.handedOver()
 			r.compare(p)
-			if err := unix.Unmount(r.dir, 0); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Unmount(t, r.dir)
 			_, _ = ReadStatus(r.run)
 			r.gone()
 		})
@@ -119,11 +108,13 @@ func TestHandOver(t *testing.T) {
 
 // The process ends by itself, and the mount outlives it.
 func TestHandOverProcess(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	run, dir := runDir(t), t.TempDir()
-	cmd, out := role(roleMount, run, t.TempDir(), "10s", "0", "fill", "fg", s.URL("pack"), dir)
+	cmd, out := role(roleMount, run, t.TempDir(), testrig.Patience.String(), "0", "fill", "fg", s.URL("pack"), dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +125,7 @@ func TestHandOverProcess(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-	case <-time.After(testWait):
+	case <-time.After(testrig.Patience):
 		_ = cmd.Process.Kill()
 		t.Fatalf("the client does not end\n%s", out)
 	}
@@ -142,16 +133,16 @@ func TestHandOverProcess(t *testing.T) {
 	dropCaches(t)
 	r := &rig{t: t, dir: dir, run: run, loop: -1}
 	r.compare(p)
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Unmount(t, dir)
 	_, _ = ReadStatus(run)
 	r.gone()
 }
 
 // A damaged page of the cache is fetched anew before the hand-over.
 func TestHandOverMendsTheCache(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	cache := t.TempDir()
@@ -172,28 +163,29 @@ func TestHandOverMendsTheCache(t *testing.T) {
 	if !slices.ContainsFunc(s.Requests(), func(q faultserver.Request) bool { return q.Touches(cold.PackOff) }) {
 		t.Error("the damaged page was not fetched anew")
 	}
-	if b := readFile(t, image); string(b) != string(p.image) {
+	if b := testrig.ReadFile(t, image); string(b) != string(p.image) {
 		t.Error("the file under the mount is not the image")
 	}
 	r.compare(p)
-	if err := unix.Unmount(r.dir, 0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Unmount(t, r.dir)
 	_, _ = ReadStatus(r.run)
 	r.gone()
 }
 
 // An outage delays the hand-over; an unmount during it ends the client.
 func TestFillOutage(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	for _, ends := range []string{"outage", "unmount"} {
 		t.Run(ends, func(t *testing.T) {
-			watchdog(t, 60*time.Second)
+			t.Parallel()
+			watchdog(t)
 			p := packOf(t, hotAndCold)
 			s := p.serve(t)
 			r := mountPack(t, s, func(o *MountOptions) { filling(t.TempDir())(o); o.window = time.Second })
 			r.hot()
 			s.Stop()
-			eventually(t, "the fill", testWait, func() bool { return r.Status().Phase == "filling" })
+			testrig.Eventually(t, "the fill", func() bool { return r.Status().Phase == "filling" })
 			if ends == "unmount" {
 				r.unmount()
 				return
@@ -203,9 +195,7 @@ func TestFillOutage(t *testing.T) {
 			}
 			r.handedOver()
 			r.compare(p)
-			if err := unix.Unmount(r.dir, 0); err != nil {
-				t.Fatal(err)
-			}
+			testrig.Unmount(t, r.dir)
 			_, _ = ReadStatus(r.run)
 			r.gone()
 		})
@@ -214,15 +204,12 @@ func TestFillOutage(t *testing.T) {
 
 // A cache that has no room for the image is never put under the mount.
 func TestNoHandOverFromAFullDisk(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
-	disk := t.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=2m"); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Unmount(disk, unix.MNT_DETACH)
-	r := mountPack(t, p.serve(t), filling(filepath.Join(disk, "cache")))
-	eventually(t, "the fill", testWait, func() bool { st := r.Status(); return st.FillPages == st.ImagePages })
+	r := mountPack(t, p.serve(t), filling(filepath.Join(tmpfs(t, 2<<10), "cache")))
+	testrig.Eventually(t, "the fill", func() bool { st := r.Status(); return st.FillPages == st.ImagePages })
 	r.compare(p)
 	if st := r.Status(); st.Phase == "local" {
 		t.Errorf("status: %+v", st)
@@ -232,6 +219,8 @@ func TestNoHandOverFromAFullDisk(t *testing.T) {
 
 // While a reader waits the fill asks for nothing; and it keeps to its rate.
 func TestFillPausesAndKeepsItsRate(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, noZone)
 	s := p.serve(t)
 	const seconds = 1

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // A switchboard is a listener whose connections can be cut, or made silent: what is written to them from then on is lost, as
@@ -128,7 +130,9 @@ type http2Fault struct {
 
 // Faults where one connection carries all requests: at the start, while booting and afterwards.
 func TestHTTP2Faults(t *testing.T) {
-	p := packOf(t, hotAndCold)
+	t.Parallel()
+	testrig.Slow(t)
+	p := packOf(t, lean)
 	late := watchLateness(t)
 	for name, f := range map[string]http2Fault{
 		"GOAWAY": {limit: resumeWithin, answer: func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
@@ -151,7 +155,7 @@ func TestHTTP2Faults(t *testing.T) {
 		for _, phase := range matrixPhases {
 			t.Run(phase+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				watchdog(t, 60*time.Second)
+				watchdog(t)
 				var board switchboard
 				g := &gate{from: math.MaxInt64, opened: make(chan struct{})}
 				var right moment      // when the first request was answered well that was not held
@@ -191,7 +195,7 @@ func TestHTTP2Faults(t *testing.T) {
 					c = open()
 				case "after":
 					if c = open(); c != nil {
-						eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+						testrig.Eventually(t, "the boot zone", func() bool { return c.hot.Load() > 0 })
 					}
 					g.shut(0)
 				}
@@ -208,14 +212,14 @@ func TestHTTP2Faults(t *testing.T) {
 						checkImage(t, c, p.image, 128<<10)
 					}
 				}()
-				eventually(t, "a request to make the fault for", testWait, func() bool { return g.held.Load() > 0 })
+				testrig.Eventually(t, "a request to make the fault for", func() bool { return g.held.Load() > 0 })
 				back := late.outageEnds()
 				is.Store(true)
 				if f.conn != nil {
 					board.each(f.conn)
 				}
 				g.open()
-				eventually(t, "an answer after the fault", 2*testWait, func() bool { return !right.get().IsZero() })
+				testrig.Eventually(t, "an answer after the fault", func() bool { return !right.get().IsZero() })
 				if at := last.get(); at.After(back.at) {
 					back.at = at
 				}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 func TestParseContentRange(t *testing.T) {
@@ -216,7 +217,7 @@ func TestGetEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := len(s.Requests())
 		go func() {
-			s.Wait(n+1, testWait)
+			s.Wait(n+1, testrig.Patience)
 			cancel()
 		}()
 		if _, err := src.get(ctx, 0, 100, func([]byte) {}); !errors.Is(err, context.Canceled) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 func digestOf(p *testPack) string {
@@ -20,6 +21,7 @@ func digestOf(p *testPack) string {
 
 // With a digest, a warm cache needs no server.
 func TestKeptNeedsNoServer(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -42,20 +44,24 @@ func TestKeptNeedsNoServer(t *testing.T) {
 
 // A mount does not need one either, and the kernel gets the boot pages as in any other boot.
 func TestKeptMount(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
 	fill(t, s, p, dir)
 	s.Stop()
 	r := mountPack(t, s, func(o *MountOptions) { o.CacheDir, o.Digest = dir, digestOf(p) })
-	eventually(t, "the kernel has the boot pages", testWait, func() bool { st := r.Status(); return st.PushedPages >= st.BootPages/2 })
+	testrig.Eventually(t, "the kernel has the boot pages", func() bool { st := r.Status(); return st.PushedPages >= st.BootPages/2 })
 	r.compare(p)
 	r.unmount()
 }
 
 // Without a digest the server is asked, and the cache is taken if none answers: only for the same URL.
 func TestKeptWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -63,6 +69,7 @@ func TestKeptWithoutAnswer(t *testing.T) {
 	s.Stop()
 	log := &syncBuffer{}
 	o := Options{URL: s.URL("pack.bpk"), CacheDir: dir, StartTimeout: 200 * time.Millisecond, Log: NewLog(log, 0)}
+	afterForks(dir)
 	c, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +85,7 @@ func TestKeptWithoutAnswer(t *testing.T) {
 	} {
 		o := o
 		change(&o)
+		afterForks(dir)
 		if c, err := Open(t.Context(), o); ExitCode(err) != ExitNetwork {
 			t.Errorf("%s: %v", name, err)
 			if c != nil {
@@ -89,6 +97,8 @@ func TestKeptWithoutAnswer(t *testing.T) {
 
 // That holds for every form of a pack. What the cache has not got is asked for in the right place.
 func TestKeptForms(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	f := folderOf(t, hotAndCold)
 	for _, form := range []string{formPack, formManifest, formImage, formSplit} {
 		dir, url := t.TempDir(), ""
@@ -131,6 +141,7 @@ func TestKeptForms(t *testing.T) {
 
 // What the server has comes before what the cache has.
 func TestKeptIsNotPreferred(t *testing.T) {
+	t.Parallel()
 	p, newer := packOf(t, hotAndCold), packOf(t, small)
 	s := p.serve(t)
 	dir := t.TempDir()
@@ -144,6 +155,7 @@ func TestKeptIsNotPreferred(t *testing.T) {
 // Without a digest, one request tells whether the server still has what is in the cache: then there is no other. Whatever is
 // missing or damaged comes as if there had been no cache.
 func TestKeptAsksOnce(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	filled := t.TempDir()
@@ -180,6 +192,8 @@ func TestKeptAsksOnce(t *testing.T) {
 
 // A key holds for the cache as for the server.
 func TestKeptSignature(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	k, other := newSigner(t), newSigner(t)
 	f := folderOf(t, hotAndCold)
 	p := f.formOf(formPack)
@@ -196,6 +210,7 @@ func TestKeptSignature(t *testing.T) {
 		ok  bool
 	}{{k.key, true}, {other.key, false}, {"", true}} {
 		o := Options{URL: gone, CacheDir: dir, PublicKey: want.key, StartTimeout: 200 * time.Millisecond, Log: testLog(t)}
+		afterForks(dir)
 		c, err := Open(t.Context(), o)
 		if (err == nil) != want.ok {
 			t.Errorf("key %q: %v", want.key, err)
@@ -208,6 +223,7 @@ func TestKeptSignature(t *testing.T) {
 
 // A damaged head, or boot pages that are damaged, cost requests and never a wrong byte.
 func TestKeptDamage(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	filled := t.TempDir()

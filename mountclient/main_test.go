@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,12 +23,12 @@ import (
 
 	"bootprof/imagepack/tree"
 	"bootprof/imagepack/tree/treetest"
+	"bootprof/internal/testrig"
 )
 
 // The test binary runs again as other programs, chosen by testRole.
 const (
 	testRole    = "BOOTPROF_TEST_ROLE"
-	roleTests   = "tests"   // the tests, in a mount namespace of their own
 	roleCompare = "compare" // compare: SOURCE MOUNTED
 	roleMount   = "mount"   // a mount command: see mountCommand
 	roleTouch   = "touch"   // reads files: PATH...
@@ -35,9 +36,10 @@ const (
 	roleSum     = "sum"     // prints the SHA-256 of a file: PATH
 )
 
-// TestMain runs the tests in a private mount namespace, so that no other process of the machine comes to hold
-// a mount of theirs, nor sees one.
 func TestMain(m *testing.M) {
+	if os.Getenv(testRole) != "" {
+		closeInherited()
+	}
 	switch os.Getenv(testRole) {
 	case roleCompare:
 		os.Exit(compareMain(os.Args[1], os.Args[2]))
@@ -53,25 +55,26 @@ func TestMain(m *testing.M) {
 		os.Exit(cableMain(os.Args[1], os.Args[2], os.Args[3]))
 	case roleProxy:
 		os.Exit(proxyMain(os.Args[1], os.Args[2]))
-	case roleTests:
-		os.Exit(testMain(m))
 	}
+	testrig.Private()
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run()) // tests that mount skip
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), testRole+"="+roleTests)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	var exit *exec.ExitError
-	if err := cmd.Run(); errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	} else if err != nil {
-		fmt.Fprintln(os.Stderr, "starting the tests in a mount namespace:", err)
-		os.Exit(1)
+	os.Exit(testMain(m))
+}
+
+// closeInherited closes FUSE descriptors of the process that started this one. go-fuse opens them without O_CLOEXEC, so a
+// child that is forked just then gets them, too. It would keep the connection alive, and show a number that another
+// connection gets when the file system is gone.
+func closeInherited() {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range fds {
+		if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); to == "/dev/fuse" {
+			if fd, err := strconv.Atoi(e.Name()); err == nil {
+				_ = unix.Close(fd)
+			}
+		}
 	}
-	os.Exit(0)
 }
 
 // fusectl is where this namespace shows the FUSE connections.
@@ -79,7 +82,6 @@ var fusectl string
 
 // testMain runs the tests in their mount namespace and fails if they leave anything behind.
 func testMain(m *testing.M) int {
-	leaveMounts()
 	flag.Parse()
 	if flag.Lookup("test.fuzz").Value.String() == "" { // there it is the number of processes
 		_ = flag.Set("test.parallel", "8") // these tests wait more than they work
@@ -91,13 +93,16 @@ func testMain(m *testing.M) int {
 		err = errors.Join(os.Mkdir(fusectl, 0o700), os.Mkdir(tmp+"/tmp", 0o777), os.Setenv("TMPDIR", tmp+"/tmp"))
 	}
 	if err == nil {
-		err = unix.Mount("fusectl", fusectl, "fusectl", 0, "")
+		// Tests that fill caches would wait for a disk.
+		err = errors.Join(unix.Mount("fusectl", fusectl, "fusectl", 0, ""),
+			unix.Mount("tmpfs", tmp+"/tmp", "tmpfs", 0, "mode=1777"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "preparing the tests:", err)
 		return 1
 	}
 	defer unix.Unmount(fusectl, unix.MNT_DETACH)
+	defer unix.Unmount(tmp+"/tmp", unix.MNT_DETACH)
 	code := m.Run()
 	removePacks()
 	left, _ := os.ReadDir(tmp + "/tmp")
@@ -107,19 +112,11 @@ func testMain(m *testing.M) int {
 			code = 1
 		}
 	}
-	for _, path := range imageMounts() {
+	for _, path := range testrig.ImageMounts() {
 		fmt.Println("FAIL: left mounted:", path)
 		code = 1
 	}
 	return code
-}
-
-// leaveMounts takes the mounts of other programs' images out of this namespace, which began with a copy of
-// them: a copy would keep them alive, and the watchdog must not see them.
-func leaveMounts() {
-	for _, path := range imageMounts() {
-		_ = unix.Unmount(path, unix.MNT_DETACH)
-	}
 }
 
 // compareMain tells the differences between a directory and its mounted image. It is a process of its own,
@@ -239,46 +236,37 @@ func testLog(t testing.TB) *slog.Logger {
 	return NewLog(b, slog.LevelDebug)
 }
 
-// needRig skips where nothing can be mounted.
-func needRig(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
-		if _, err := os.Stat(dev); err != nil {
-			t.Skipf("mounting needs %s: %v", dev, err)
-		}
-	}
-}
+// hangs is when a test is taken for hanging: later than what it waits for in vain.
+const hangs = testrig.Patience + time.Minute
 
-// watchdog aborts the FUSE connections of this test binary's processes when the test takes longer than d: without
-// that, a deadlock between a push and a READ would leave a process that nothing can kill.
-func watchdog(t testing.TB, d time.Duration) {
-	t.Helper()
-	needRig(t)
+// watchdog aborts the FUSE connections of this test binary's processes when the test hangs: without that, a deadlock
+// between a push and a READ would leave a process that nothing can kill.
+func watchdog(t testing.TB) { watchdogAfter(t, hangs) }
+
+func watchdogAfter(t testing.TB, d time.Duration) {
+	testrig.NeedMounts(t)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		seen := map[string]bool{}
-		deadline := time.Now().Add(d)
+		seen := map[string]bool{} // a process that is being killed shows none any more
+		deadline := time.After(d)
+		look := time.NewTicker(2 * time.Second)
+		defer look.Stop()
 		for {
 			select {
 			case <-stop:
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-look.C:
+				for _, id := range fuseConnections() {
+					seen[id] = true
+				}
+			case <-deadline:
+				for id := range seen {
+					t.Errorf("after %v: aborting FUSE connection %s", d, id)
+					abort(id)
+				}
+				return
 			}
-			for _, id := range fuseConnections() {
-				seen[id] = true
-			}
-			if time.Now().Before(deadline) {
-				continue
-			}
-			for id := range seen {
-				t.Errorf("after %v: aborting FUSE connection %s", d, id)
-				_ = os.WriteFile(fusectl+"/"+id+"/abort", []byte("1"), 0)
-			}
-			return
 		}
 	}()
 	t.Cleanup(func() {
@@ -287,23 +275,8 @@ func watchdog(t testing.TB, d time.Duration) {
 	})
 }
 
-// imageMounts returns where FUSE file systems, EROFS ones, and file systems on loop devices are mounted in this
-// namespace.
-func imageMounts() (paths []string) {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
-	for _, line := range strings.Split(string(b), "\n") {
-		before, after, _ := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		if len(f) < 5 {
-			continue
-		}
-		fs, _, _ := strings.Cut(after, " ")
-		if fs == "fuse" || fs == "erofs" || strings.HasPrefix(fs, "fuse.") || strings.HasPrefix(f[2], "7:") {
-			paths = append(paths, f[4])
-		}
-	}
-	return paths
-}
+// abort ends a FUSE connection: all that waits for it gets an error.
+func abort(connection string) { _ = os.WriteFile(fusectl+"/"+connection+"/abort", []byte("1"), 0) }
 
 // fuseConnections returns the numbers of the FUSE connections that processes of this test binary serve.
 func fuseConnections() (ids []string) {
@@ -344,14 +317,4 @@ func loopBacking(n int) (dev uint64, ok bool) {
 		return 0, false
 	}
 	return info.Device, true
-}
-
-// eventually waits until cond holds.
-func eventually(t testing.TB, what string, d time.Duration, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(d); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, d)
-		}
-	}
 }

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // Bounds of one cell of the matrix.
 const (
-	cellTime     = 60 * time.Second // a cell that takes longer hangs; that of a well machine takes a second
-	cellRequests = 600              // in all; a cell without a fault makes about 50, a redirect loop the most
+	cellTime     = testrig.Patience // a cell that takes longer hangs; that of a well machine takes a second
+	cellRequests = 600              // in all; a cell without a fault makes about 30, a redirect loop the most
 )
 
 var matrixPhases = []string{"start", "booting", "after"}
@@ -23,7 +24,9 @@ var matrixPhases = []string{"start", "booting", "after"}
 // Whatever the fault and its moment, the reader gets the image's bytes and no error, and the client is well when the
 // fault is over. The image was read from its directory before it was packed.
 func TestFaultMatrix(t *testing.T) {
-	p := packOf(t, hotAndCold)
+	t.Parallel()
+	testrig.Slow(t)
+	p := packOf(t, lean)
 	late := watchLateness(t)
 	names := map[string]bool{}
 	for _, f := range matrixFaults() {
@@ -124,7 +127,7 @@ func (m *matrixCell) survives(phase string) {
 	case "after":
 		c = m.mustOpen()
 		c.fetch.setInUse()
-		eventually(m, "the boot zone", cellTime, func() bool { return c.hot.Load() > 0 })
+		testrig.Eventually(m, "the boot zone", func() bool { return c.hot.Load() > 0 })
 		m.f.begin(m.s)
 		go m.heal(c, healed)
 	}
@@ -196,15 +199,15 @@ func (m *matrixCell) check(c *Client) {
 // asked for again comes without a retry.
 func (m *matrixCell) well(c *Client) {
 	m.Helper()
-	eventually(m, "the boot zone", cellTime, func() bool { return c.hot.Load() > 0 })
-	eventually(m, "the end of the outage", cellTime, func() bool {
+	testrig.Eventually(m, "the boot zone", func() bool { return c.hot.Load() > 0 })
+	testrig.Eventually(m, "the end of the outage", func() bool {
 		c.fetch.mu.Lock()
 		defer c.fetch.mu.Unlock()
 		return c.fetch.failed == 0 && !c.fetch.down
 	})
 	pages := c.Size() / bpk.PageSize
 	end := bpk.Range{Page: pages / 4 * 3, Pages: pages - pages/4*3}
-	eventually(m, "a store without the image's end", cellTime, func() bool {
+	testrig.Eventually(m, "a store without the image's end", func() bool {
 		c.store.release(end) // over the budget of one page, it is dropped
 		left := c.store.lacking([]bpk.Range{end})
 		return len(left) == 1 && left[0] == end

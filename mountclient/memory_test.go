@@ -1,49 +1,40 @@
 package mountclient
 
 import (
+	"crypto/sha256"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"runtime/debug"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"bootprof/imagepack"
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
-
-// maxResident is what a client may have in memory while booting, whatever the image's size; memfds are not in it.
-const maxResident = 64 << 20
 
 // largeZone makes a pack all of which is boot zone, of files that do not compress.
 func largeZone(t *testing.T, size int) *testPack {
 	t.Helper()
-	p := &testPack{source: t.TempDir()}
-	r := rand.NewChaCha8([32]byte{'z'})
-	b := make([]byte, 1<<20)
-	for i := range size / len(b) {
-		r.Read(b)
-		if err := os.WriteFile(fmt.Sprintf("%s/file-%d", p.source, i), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+	dir := t.TempDir()
+	p := &testPack{source: dir + "/tree"}
+	for i := range size >> 20 {
+		testrig.WriteFile(t, fmt.Sprintf("%s/file-%d", p.source, i), testrig.Noise(uint32(i), 1<<20))
 	}
 	img, err := imagepack.Open(t.Context(), p.source, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testrig.Must(t, err)
 	defer img.Close()
-	out := filepath.Join(t.TempDir(), "pack.bpk")
-	whole := []profiles.Range{{ImageOff: 0, Len: img.Size()}}
-	if _, err := imagepack.Write(t.Context(), out, img, imagepack.WriteOptions{Boot: whole, BootLevel: imagepack.BootFast, BodyLevel: zstd.SpeedFastest}); err != nil {
-		t.Fatal(err)
-	}
-	p.raw = readFile(t, out)
+	sum := sha256.New()
+	_, err = io.Copy(sum, io.NewSectionReader(img, 0, img.Size()))
+	testrig.Must(t, err)
+	run := profiles.Run{Header: profiles.Header{ImageSize: img.Size()}, Touches: []profiles.Touch{{Len: img.Size()}}}
+	sum.Sum(run.Header.ImageSHA256[:0])
+	testrig.Must(t, profiles.WriteFile(dir+"/all.bprof", &run))
+	// Under the race detector it would take ten times as long to compress.
+	testrig.Run(t, program(t, "bootprof"), "pack", p.source, "-o", dir+"/pack.bpk",
+		"--profile", dir+"/all.bprof", "--boot-level", "fast", "--level", "fastest")
+	p.raw = testrig.ReadFile(t, dir+"/pack.bpk")
 	return p
 }
 
@@ -58,29 +49,17 @@ func (r *rootProc) residentPeak() int64 {
 	return kib << 10
 }
 
-// underRace tells whether the race detector is built into the tests.
-func underRace() bool {
-	info, _ := debug.ReadBuildInfo()
-	for _, s := range info.Settings {
-		if s.Key == "-race" {
-			return s.Value == "true"
-		}
-	}
-	return false
-}
+// maxResident is what a client may have in memory while booting, whatever the image's size; memfds are not in it.
+const maxResident = 64 << 20
 
-// A client whose boot zone is large, all of which it decodes and hands to the kernel, stays small.
+// A client whose boot zone is large, all of which it decodes and hands to the kernel, stays small. If it kept the zone on
+// the heap, the garbage collector would let that come to twice the zone, besides the 30 MiB that it takes.
 func TestMemoryWithLargeBootZone(t *testing.T) {
-	if underRace() {
-		t.Skip("the program that is measured is built without the race detector anyway")
-	}
-	watchdog(t, 180*time.Second)
-	const size = 20 << 20 // a megabyte takes half a second of one processor to make
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
+	const size = 20 << 20
 	p := largeZone(t, size)
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := p.serve(t)
 	for _, mode := range []string{"image", "--loop", "--raw"} {
 		t.Run(mode, func(t *testing.T) {
@@ -89,9 +68,9 @@ func TestMemoryWithLargeBootZone(t *testing.T) {
 			if mode != "image" {
 				args = append([]string{mode}, args...)
 			}
-			r := startRoot(t, "", bin, args...)
+			r := startRoot(t, "", program(t, "bootprof-mount"), args...)
 			var st Status
-			eventually(t, "all boot pages with the kernel", 6*testWait, func() bool {
+			testrig.Eventually(t, "all boot pages with the kernel", func() bool {
 				err := askSocket(socketPath("", r.pid), "/status", &st)
 				return err == nil && st.Phase == "running" && st.PushedPages >= st.BootPages*9/10
 			})

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // statusSocket answers on a socket as a client does.
@@ -99,6 +101,7 @@ func TestMetricsOverSocket(t *testing.T) {
 // Peers that send nothing get their JSON, and hold up nobody who asks.
 func TestSocketQuietPeers(t *testing.T) {
 	t.Parallel()
+	testrig.Slow(t)
 	path := statusSocket(t, Status{Dir: "/here"})
 	var quiet []net.Conn
 	for range socketPeers - 1 {
@@ -114,7 +117,7 @@ func TestSocketQuietPeers(t *testing.T) {
 		t.Fatal(s.Dir, err)
 	}
 	for _, c := range quiet {
-		_ = c.SetReadDeadline(time.Now().Add(testWait))
+		_ = c.SetReadDeadline(time.Now().Add(testrig.Patience))
 		if b, err := io.ReadAll(c); err != nil || !strings.Contains(string(b), `"dir":"/here"`) {
 			t.Fatalf("%q %v", b, err)
 		}

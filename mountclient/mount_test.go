@@ -20,14 +20,16 @@ import (
 
 	"bootprof/internal/faultserver"
 	"bootprof/internal/loopdev"
+	"bootprof/internal/testrig"
 )
 
 // The mounted tree is the packed one, and after the unmount nothing is left.
 func TestMountAndUnmount(t *testing.T) {
+	testrig.Slow(t)
 	for _, procs := range []int{runtime.GOMAXPROCS(0), 1} {
 		for _, kind := range []string{hotAndCold, noZone, small, hotAndCold + ", loop"} {
 			t.Run(fmt.Sprintf("%s, GOMAXPROCS=%d", kind, procs), func(t *testing.T) {
-				watchdog(t, 20*time.Second)
+				watchdog(t)
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 				kind, loop := strings.CutSuffix(kind, ", loop")
 				p := packOf(t, kind)
@@ -53,7 +55,7 @@ func TestMountAndUnmount(t *testing.T) {
 }
 
 func TestMountRaw(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	before := takeCensus()
@@ -81,7 +83,9 @@ func TestMountRaw(t *testing.T) {
 
 // While the mount is in use it cannot be unmounted; a lazy unmount lets the user finish, and then ends it.
 func TestMountInUse(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	r := mountPack(t, p.serve(t), nil)
 	user := exec.Command("/bin/sh", "-c", `exec 3<"$1" && echo open && read go && exec sha256sum <&3`, "sh", r.dir+"/big/file-0")
@@ -121,7 +125,7 @@ func TestMountInUse(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(testWait):
+	case <-time.After(testrig.Patience):
 		t.Fatal("the client does not end with its last user")
 	}
 	r.gone()
@@ -129,17 +133,18 @@ func TestMountInUse(t *testing.T) {
 
 // umount(8), as a user would.
 func TestUmountCommand(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	t.Parallel()
+	watchdog(t)
 	r := mountPack(t, packOf(t, small).serve(t), nil)
-	if out, err := exec.Command("umount", r.dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	testrig.Run(t, "umount", r.dir)
 	r.ended()
 }
 
 // Two mounts of one pack by one machine do not disturb each other.
 func TestMountTwice(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	cache := t.TempDir()
@@ -153,7 +158,9 @@ func TestMountTwice(t *testing.T) {
 
 // A small memory budget costs time, not bytes.
 func TestMountSmallMemory(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	r := mountPack(t, p.serve(t), func(o *MountOptions) { o.MemoryBytes = 1 << 20 })
 	r.compare(p)
@@ -165,7 +172,9 @@ func TestMountSmallMemory(t *testing.T) {
 
 // settle's readahead: none while booting.
 func TestMountReadahead(t *testing.T) {
-	watchdog(t, 20*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	r := mountPack(t, packOf(t, small).serve(t), func(o *MountOptions) { o.Loop = true })
 	if kb, err := loopdev.Readahead(r.loop); err != nil || kb != 0 {
 		t.Errorf("readahead of the loop device while booting: %d KiB, %v", kb, err)
@@ -176,16 +185,17 @@ func TestMountReadahead(t *testing.T) {
 // Push and READ of the same pages meet in the kernel: many readers while the pages come slowly, one thread,
 // and nothing locks up.
 func TestPushAndReadDoNotDeadlock(t *testing.T) {
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	for _, procs := range []int{1, 2} {
 		for _, how := range []string{"file", "loop", "raw"} {
 			t.Run(fmt.Sprintf("GOMAXPROCS=%d, %s", procs, how), func(t *testing.T) {
-				watchdog(t, 20*time.Second)
+				watchdog(t)
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 				s := p.serve(t)
 				s.Script(func(r faultserver.Request) *faultserver.Fault {
 					if r.Off < p.pack.Header.Boot.PackOff+p.pack.Header.Boot.Len {
-						return faultserver.Slow(1 << 20)
+						return faultserver.Slow(3 << 20)
 					}
 					return nil
 				})
@@ -221,7 +231,7 @@ func TestPushAndReadDoNotDeadlock(t *testing.T) {
 func startMount(t *testing.T, s *faultserver.Server, mode string) (dir, run string, pid int) {
 	t.Helper()
 	dir, run = t.TempDir(), runDir(t)
-	code, out := runRole(t, roleMount, run, "", "10s", "0", mode, "bg", s.URL("pack"), dir)
+	code, out := runRole(t, roleMount, run, "", testrig.Patience.String(), "0", mode, "bg", s.URL("pack"), dir)
 	if code != ExitOK || out != "" {
 		t.Fatalf("exit code %d, said %q", code, out)
 	}
@@ -238,7 +248,7 @@ func startMount(t *testing.T, s *faultserver.Server, mode string) (dir, run stri
 
 func processEnds(t *testing.T, pid int, run string) {
 	t.Helper()
-	eventually(t, "the client's process ends", testWait, func() bool {
+	testrig.Eventually(t, "the client's process ends", func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || bytes.Contains(b, []byte(") Z "))
 	})
@@ -250,7 +260,9 @@ func processEnds(t *testing.T, pid int, run string) {
 // The command returns when the mount is ready; the process behind it ends with umount, or with SIGTERM once
 // nobody uses the mount.
 func TestRunMount(t *testing.T) {
-	watchdog(t, 30*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	t.Run("umount", func(t *testing.T) {
@@ -261,9 +273,7 @@ func TestRunMount(t *testing.T) {
 		if cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); cwd != "/" {
 			t.Errorf("the client stays in directory %s", cwd)
 		}
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Unmount(t, dir)
 		processEnds(t, pid, run)
 	})
 	t.Run("raw", func(t *testing.T) {
@@ -271,9 +281,7 @@ func TestRunMount(t *testing.T) {
 		if _, out := runRole(t, roleSum, dir+"/image"); out != fmt.Sprintf("%x\n", sha256.Sum256(p.image)) {
 			t.Errorf("SHA-256 %s", out)
 		}
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Fatal(err)
-		}
+		testrig.Unmount(t, dir)
 		processEnds(t, pid, run)
 	})
 	t.Run("SIGTERM", func(t *testing.T) {
@@ -292,14 +300,14 @@ func TestRunMount(t *testing.T) {
 		_ = user.Wait()
 		_ = syscall.Kill(pid, syscall.SIGTERM)
 		processEnds(t, pid, run)
-		if isMounted(dir) {
+		if testrig.IsMounted(dir) {
 			t.Error("still mounted")
 		}
 	})
 	t.Run("status of a killed client", func(t *testing.T) {
 		dir, run, pid := startMount(t, s, "fs")
 		_ = syscall.Kill(pid, syscall.SIGKILL)
-		eventually(t, "the client's process ends", testWait, func() bool {
+		testrig.Eventually(t, "the client's process ends", func() bool {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			return err != nil || bytes.Contains(b, []byte(") Z "))
 		})
@@ -316,37 +324,34 @@ func TestRunMount(t *testing.T) {
 	})
 }
 
-// An interrupted start ends at once, wherever it waits, and leaves nothing.
+// An interrupted start ends, wherever it waits, and leaves nothing.
 func TestMountInterrupted(t *testing.T) {
-	watchdog(t, 30*time.Second)
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, noZone)
-	for name, script := range map[string]faultserver.Script{
-		"before the header": faultserver.Always(faultserver.Hang()),
-		"in mount(2)": func(r faultserver.Request) *faultserver.Fault {
-			if r.N >= len(openingSegments) {
-				return faultserver.Hang()
-			}
-			return nil
-		},
-		"while refused": faultserver.Always(faultserver.Status(503)),
+	for name, c := range map[string]struct {
+		script   faultserver.Script
+		requests int // that have come when the start is interrupted
+	}{
+		"before the header": {faultserver.Always(faultserver.Hang()), len(openingSegments)},
+		"in mount(2)":       {faultserver.After(len(openingSegments), faultserver.Hang()), len(openingSegments) + 1},
+		"while refused":     {faultserver.Always(faultserver.Status(503)), len(openingSegments) + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := p.serve(t)
-			s.Script(script)
+			s.Script(c.script)
 			before := takeCensus()
 			o := mountOptions(t, s.URL("pack"), func(o *MountOptions) { o.StartTimeout = 0 })
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
-				s.Wait(len(openingSegments)+1, time.Second)
+				s.Wait(c.requests, testrig.Patience)
 				cancel()
 			}()
-			begin := time.Now()
-			_, err := Mount(ctx, o)
-			if took := time.Since(begin); !errors.Is(err, context.Canceled) || ExitCode(err) != ExitSignal || took > 3*time.Second {
-				t.Errorf("after %v: %v, exit code %d", took, err, ExitCode(err))
+			if _, err := Mount(ctx, o); !errors.Is(err, context.Canceled) || ExitCode(err) != ExitSignal {
+				t.Errorf("%v, exit code %d", err, ExitCode(err))
 			}
 			s.Stop()
-			if isMounted(o.Dir) {
+			if testrig.IsMounted(o.Dir) {
 				t.Error("left mounted")
 			}
 			before.check(t)

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // Mounts whose network fails. Each test runs itself again in network namespaces of its own: one of the clients, in which the test
@@ -34,19 +34,19 @@ const (
 // inNetwork runs the test itself again for each fault, all at once, with the fault's name in envNetwork.
 func inNetwork(t *testing.T, faults ...string) {
 	p := packOf(t, hotAndCold)
-	pack := writeFile(t, filepath.Join(t.TempDir(), "pack.bpk"), string(p.raw))
+	pack := newFile(t, "pack.bpk", p.raw)
 	for _, fault := range faults {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			watchdog(t, 120*time.Second)
+			watchdog(t)
 			name, _, _ := strings.Cut(t.Name(), "/")
-			cmd, out := role(roleTests, "-test.run=^"+name+"$", "-test.v")
+			cmd, out := role("", "-test.run=^"+name+"$", "-test.v")
 			cmd.Env = append(cmd.Env, envNetwork+"="+fault, envPack+"="+pack+":"+p.source)
 			cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
 			if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 				t.Errorf("%v\n%s", err, out)
 			} else if strings.Contains(out.String(), "--- SKIP") {
-				t.Skip(out)
+				testrig.Missing(t, "%s", out)
 			} else {
 				t.Logf("%s", out)
 			}
@@ -57,7 +57,7 @@ func inNetwork(t *testing.T, faults ...string) {
 // labPack is the pack of the process that started this one.
 func labPack(t *testing.T) *testPack {
 	pack, source, _ := strings.Cut(os.Getenv(envPack), ":")
-	return &testPack{source: source, raw: readFile(t, pack)}
+	return &testPack{source: source, raw: testrig.ReadFile(t, pack)}
 }
 
 // A lab is what this process runs in.
@@ -84,7 +84,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { close(l.server) })
 	l.ip("link set lo up")
 	if out, err := exec.Command("ip", "link", "add", "cable", "type", "veth", "peer", "name", "peer", "netns", fmt.Sprint(<-thread)).CombinedOutput(); err != nil {
-		t.Skipf("no virtual cable: %v: %s", err, out)
+		testrig.Missing(t, "no virtual cable: %v: %s", err, out)
 	}
 	l.do(func() {
 		l.ip("link set lo up")
@@ -196,6 +196,7 @@ func (l *lab) clients(p *testPack, host string, change func(*MountOptions)) (all
 // during is what the servers do meanwhile; an answer that is held up until then comes on a connection that is dead.
 func (l *lab) survive(p *testPack, all []*phased, begin, cut, mend func(), during faultserver.Script, d, limit time.Duration) {
 	late := watchLateness(l.t)
+	stood := late.stood.Load()
 	sum := make(chan struct{}, len(all))
 	cut()
 	for _, c := range all {
@@ -219,7 +220,7 @@ func (l *lab) survive(p *testPack, all []*phased, begin, cut, mend func(), durin
 		c.server.Script(nil)
 	}
 	for _, c := range all {
-		back.resumed(l.t, c.phase, waitAnswer(l.t, c.server, back.at), limit)
+		back.resumed(l.t, c.phase, waitAnswer(l.t, c.server, back.at), limit+late.waits(d, stood))
 	}
 	for range all {
 		<-sum
@@ -228,15 +229,15 @@ func (l *lab) survive(p *testPack, all []*phased, begin, cut, mend func(), durin
 
 // A cable that is out, packets that vanish, and an address of the client's own that changes meanwhile or at once.
 func TestMountsSurviveCableOut(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	const down, lost, renumbered, replaced = "down", "lost", "other address", "other address at once"
 	fault := os.Getenv(envNetwork)
 	if fault == "" {
 		inNetwork(t, down, lost, renumbered, replaced)
 		return
 	}
-	if _, err := exec.LookPath("tc"); err != nil && fault == lost {
-		t.Skip("needs tc (iproute2)")
-	}
+	testrig.NeedProgram(t, "tc", "ip")
 	p := labPack(t)
 	l := newLab(t)
 	all, begin := l.clients(p, serverIP, nil)
@@ -266,6 +267,8 @@ func TestMountsSurviveCableOut(t *testing.T) {
 // A name server that is silent, or not there, while the server moves to another address. A client that carries a root asks by
 // itself, any other the way that Go does.
 func TestMountsSurviveNameServerGone(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	const silent, refuses, silentForGo = "silent", "refuses", "silent, not a root"
 	fault := os.Getenv(envNetwork)
 	if fault == "" {
@@ -274,9 +277,9 @@ func TestMountsSurviveNameServerGone(t *testing.T) {
 	}
 	p := labPack(t)
 	l := newLab(t)
-	conf := writeFile(t, filepath.Join(t.TempDir(), "resolv.conf"), "nameserver "+clientIP+"\n")
+	conf := newFile(t, "resolv.conf", "nameserver "+clientIP+"\n")
 	if err := unix.Mount(conf, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
-		t.Skipf("no other resolv.conf: %v", err)
+		testrig.Missing(t, "no other resolv.conf: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount("/etc/resolv.conf", unix.MNT_DETACH) })
 	address := net.JoinHostPort(clientIP, "53")

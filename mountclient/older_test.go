@@ -1,43 +1,13 @@
 package mountclient
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/cachefile"
 )
-
-// nextVersion is the pack of the tree of packOf with one file changed and one more.
-var nextVersion = sync.OnceValue(func() func(t testing.TB) *testPack {
-	var p *testPack
-	return func(t testing.TB) *testPack {
-		packOf(t, hotAndCold)
-		packs.Lock()
-		defer packs.Unlock()
-		if p != nil {
-			return p
-		}
-		dir := filepath.Join(packs.dir, "next")
-		makeTree(t, dir, false)
-		f, err := os.OpenFile(dir+"/big/file-2", os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if _, err := f.WriteAt([]byte("another version"), 300_000); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(dir+"/big/new", bytes.Repeat([]byte("new"), 20_000), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		p = buildPack(t, dir, hotAndCold)
-		return p
-	}
-})()
 
 // newBody returns the stored bytes of body chunks that p has and was has not.
 func newBody(t *testing.T, p, was *testPack) (bytes int64) {
@@ -60,7 +30,8 @@ func newBody(t *testing.T, p, was *testPack) (bytes int64) {
 // The cache of one version serves the chunks that the next one has in common with it: of the body only what changed is
 // fetched. Damage of the older files costs a fetch.
 func TestCacheOfAnOlderVersion(t *testing.T) {
-	v1, v2 := packOf(t, hotAndCold), nextVersion(t)
+	t.Parallel()
+	v1, v2 := packOf(t, hotAndCold), packOf(t, next)
 	changed := newBody(t, v2, v1)
 	if all := newBody(t, v2, &testPack{pack: packOf(t, small).pack}); changed == 0 || changed > all/2 {
 		t.Fatalf("%d of %d bytes of the body are new", changed, all)

@@ -6,9 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -21,6 +21,7 @@ import (
 	"bootprof/imagepack/imagemap"
 	"bootprof/imagepack/tree/treetest"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 	"bootprof/profiles"
 )
 
@@ -35,43 +36,64 @@ type testPack struct {
 var packs struct {
 	sync.Mutex
 	dir    string
-	byKind map[string]*testPack
+	byKind map[string]*keptPack
 }
 
-// Kinds of test packs. All hold the same tree.
+// A keptPack is made by the first test that needs it.
+type keptPack struct {
+	sync.Mutex
+	*testPack
+}
+
+// Kinds of test packs.
 const (
 	hotAndCold = "hot and cold" // the boot zone holds part of the files, 1 MB stored; more than the opening requests
-	noZone     = "no zone"      // everything is body
+	noZone     = "no zone"      // the same tree, everything is body
+	next       = "next"         // hot and cold, with one file changed and one more
+	lean       = "lean"         // a few files, hot and cold as above: for tests that read all of it many times
 	small      = "small"        // a few files, shorter than the opening requests
 )
+
+// trees make the trees of the kinds.
+var trees = map[string]func(t testing.TB, dir string){
+	hotAndCold: fillTree,
+	noZone:     fillTree,
+	next:       fillNext,
+	lean:       fillLean,
+	small:      fillSmall,
+}
 
 // packOf builds a pack of the kind once for all tests.
 func packOf(t testing.TB, kind string) *testPack {
 	t.Helper()
-	needRig(t)
+	testrig.NeedMounts(t)
+	p, source := keptPackOf(t, kind)
+	p.Lock()
+	defer p.Unlock()
+	if p.testPack == nil {
+		if _, err := os.Stat(source); err != nil {
+			testrig.Must(t, os.Mkdir(source, 0o755))
+			trees[kind](t, source)
+		}
+		p.testPack = buildPack(t, source, kind)
+	}
+	return p.testPack
+}
+
+// keptPackOf returns where the pack of a kind is kept, and its tree.
+func keptPackOf(t testing.TB, kind string) (p *keptPack, source string) {
+	t.Helper()
 	packs.Lock()
 	defer packs.Unlock()
-	if p := packs.byKind[kind]; p != nil {
-		return p
-	}
 	if packs.byKind == nil {
-		packs.byKind = map[string]*testPack{}
 		dir, err := os.MkdirTemp("", "mountclient-packs-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		packs.dir = dir
+		testrig.Must(t, err)
+		packs.dir, packs.byKind = dir, map[string]*keptPack{}
 	}
-	source := filepath.Join(packs.dir, "tree")
-	if kind == small {
-		source = filepath.Join(packs.dir, "small")
+	if packs.byKind[kind] == nil {
+		packs.byKind[kind] = &keptPack{}
 	}
-	if _, err := os.Stat(source); err != nil {
-		makeTree(t, source, kind == small)
-	}
-	p := buildPack(t, source, kind)
-	packs.byKind[kind] = p
-	return p
+	return packs.byKind[kind], filepath.Join(packs.dir, strings.ReplaceAll(kind, " ", "-"))
 }
 
 // removePacks frees what packOf made; TestMain calls it.
@@ -81,44 +103,65 @@ func removePacks() {
 	}
 }
 
-// makeTree fills dir with one of everything and with files that compress well, badly, and are zeros.
-func makeTree(t testing.TB, dir string, isSmall bool) {
-	t.Helper()
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if isSmall {
-		for i := range 20 {
-			if err := os.WriteFile(fmt.Sprintf("%s/file-%d", dir, i), bytes.Repeat([]byte{byte(i)}, 1000*i), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return
-	}
-	treetest.MakeDir(t, dir, treetest.Features{Nanoseconds: true, ACL: true})
-	r := rand.NewChaCha8([32]byte{7})
-	if err := os.Mkdir(dir+"/big", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 6 {
-		b := make([]byte, 700_000+i)
-		r.Read(b)
-		if i%2 == 1 {
-			b = bytes.Repeat(b[:5000], 140)
-		}
-		if err := os.WriteFile(fmt.Sprintf("%s/big/file-%d", dir, i), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// EROFS keeps the blocks of a file of zeros that has no hole.
-	if err := os.WriteFile(dir+"/big/zeros", make([]byte, 600_000), 0o644); err != nil {
-		t.Fatal(err)
+// fillSmall makes files that compress to almost nothing.
+func fillSmall(t testing.TB, dir string) {
+	for i := range 20 {
+		testrig.WriteFile(t, fmt.Sprintf("%s/file-%d", dir, i), bytes.Repeat([]byte{byte(i)}, 1000*i))
 	}
 }
 
+// fillLean makes files that do not compress, one that does, and one of zeros.
+func fillLean(t testing.TB, dir string) {
+	for i := range 6 {
+		testrig.WriteFile(t, fmt.Sprintf("%s/file-%d", dir, i), testrig.Noise(uint32(i), 300_000+i))
+	}
+	testrig.WriteFile(t, dir+"/text", halved(testrig.Noise(9, 200_000)))
+	testrig.WriteFile(t, dir+"/zeros", make([]byte, 100_000))
+}
+
+// halved leaves half of the bits of each byte: what compresses well, and fast.
+func halved(b []byte) []byte {
+	for i := range b {
+		b[i] &= 15
+	}
+	return b
+}
+
+// fillTree makes one of everything and files that compress well, badly, and are zeros.
+func fillTree(t testing.TB, dir string) {
+	treetest.MakeDir(t, dir, treetest.Features{Nanoseconds: true, ACL: true})
+	files, _ := filepath.Glob(dir + "/[rt]*-*") // random-SIZE, text-SIZE
+	for i, f := range files {
+		// Larger than these tests need; and text takes a minute to compress under the race detector.
+		if st, err := os.Stat(f); err == nil && st.Size() >= 1<<20 {
+			testrig.WriteFile(t, f, halved(testrig.Noise(uint32(i+10), 300_000)))
+		}
+	}
+	for i := range 6 {
+		b := testrig.Noise(uint32(i), 500_000+i)
+		if i%2 == 1 {
+			b = halved(b)
+		}
+		testrig.WriteFile(t, fmt.Sprintf("%s/big/file-%d", dir, i), b)
+	}
+	// EROFS keeps the blocks of a file of zeros that has no hole.
+	testrig.WriteFile(t, dir+"/big/zeros", make([]byte, 400_000))
+}
+
+// fillNext makes the tree of fillTree with one file changed and one more.
+func fillNext(t testing.TB, dir string) {
+	fillTree(t, dir)
+	f, err := os.OpenFile(dir+"/big/file-2", os.O_WRONLY, 0)
+	testrig.Must(t, err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte("another version"), 300_000)
+	testrig.Must(t, err)
+	testrig.WriteFile(t, dir+"/zz-new", bytes.Repeat([]byte("new"), 20_000))
+}
+
 // bootOf returns what the boot zone of a kind holds: all metadata, and then pages from the middle of files,
-// the last files first.
-func bootOf(kind string, img imagepack.Image) (out []profiles.Range) {
+// the last files first. Large runs of zeros are left out: under the race detector they take long to compress.
+func bootOf(t testing.TB, kind string, img imagepack.Image) (out []profiles.Range) {
 	if kind == noZone {
 		return nil
 	}
@@ -130,8 +173,12 @@ func bootOf(kind string, img imagepack.Image) (out []profiles.Range) {
 	}
 	for i := len(segs) - 1; i >= 0; i-- {
 		s := segs[i]
+		b := make([]byte, s.ImageLen)
+		if _, err := img.ReadAt(b, s.ImageOff); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
 		switch {
-		case s.Kind != imagemap.Data:
+		case s.Kind != imagemap.Data || len(b) > 8*bpk.PageSize && isZero(b):
 		case i%4 == 0 && s.ImageLen > 3*bpk.PageSize:
 			out = append(out, profiles.Range{ImageOff: s.ImageOff + bpk.PageSize, Len: s.ImageLen - 2*bpk.PageSize})
 		case i%4 == 0:
@@ -154,7 +201,8 @@ func buildPack(t testing.TB, source, kind string) *testPack {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "pack.bpk")
-	if _, err := imagepack.Write(ctx, out, img, imagepack.WriteOptions{Boot: bootOf(kind, img), BodyLevel: zstd.SpeedFastest}); err != nil {
+	if _, err := imagepack.Write(ctx, out, img, imagepack.WriteOptions{
+		Boot: bootOf(t, kind, img), BootLevel: imagepack.BootFast, BodyLevel: zstd.SpeedFastest}); err != nil {
 		t.Fatal(err)
 	}
 	if p.raw, err = os.ReadFile(out); err != nil {
@@ -209,6 +257,9 @@ func openClient(t testing.TB, s *faultserver.Server, change func(*Options)) *Cli
 	o := Options{URL: s.URL("pack.bpk"), Log: testLog(t)}
 	if change != nil {
 		change(&o)
+	}
+	if o.CacheDir != "" {
+		afterForks(o.CacheDir)
 	}
 	c, err := Open(t.Context(), o)
 	if err != nil {

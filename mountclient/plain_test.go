@@ -8,16 +8,14 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 const plainName = "plain.img"
@@ -42,39 +40,20 @@ func servePlain(t testing.TB, image []byte) (*fileServer, *faultserver.Server) {
 // madeBy writes an image of a tree by a file system's own program and returns its bytes.
 func madeBy(t testing.TB, command ...string) []byte {
 	t.Helper()
-	if _, err := exec.LookPath(command[0]); err != nil {
-		t.Skipf("%s is not installed", command[0])
-	}
 	path := t.TempDir() + "/made"
 	for i, a := range command {
 		command[i] = strings.ReplaceAll(a, "{out}", path)
 	}
-	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", command, err, out)
-	}
-	return readFile(t, path)
+	testrig.Run(t, command[0], command[1:]...)
+	return testrig.ReadFile(t, path)
 }
 
 // kernelMount mounts an image by the kernel alone. The oracle's copy is padded: a loop device has whole sectors only.
-func kernelMount(t testing.TB, image []byte) string {
+func kernelMount(t testing.TB, fs string, image []byte) string {
 	t.Helper()
-	dir := t.TempDir()
-	path, mnt := dir+"/image", dir+"/mnt"
-	if err := os.WriteFile(path, append(bytes.Clone(image), make([]byte, -len(image)&4095)...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(mnt, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mount", "-o", "ro,loop", path, mnt).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(mnt, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return mnt
+	path := t.TempDir() + "/image"
+	testrig.WriteFile(t, path, padded(image))
+	return testrig.Mount(t, fs, path)
 }
 
 func mountPlain(t testing.TB, url string, change func(*MountOptions)) *rig {
@@ -89,6 +68,8 @@ func mountPlain(t testing.TB, url string, change func(*MountOptions)) *rig {
 
 // An image as its own program made it is mounted and read by the kernel, with the faults of a network, and as a file.
 func TestMountPlain(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	for _, c := range []struct {
 		fs      string
@@ -99,12 +80,12 @@ func TestMountPlain(t *testing.T) {
 		{"ext4", []string{"mkfs.ext4", "-q", "-F", "-d", p.source + "/big", "{out}", "64M"}},
 	} {
 		t.Run(c.fs, func(t *testing.T) {
-			watchdog(t, 60*time.Second)
+			watchdog(t)
 			image := madeBy(t, c.command...)
 			if c.fs == "squashfs" && len(image)%512 == 0 {
 				t.Fatalf("%d bytes: no odd end to test", len(image))
 			}
-			oracle := kernelMount(t, image)
+			oracle := kernelMount(t, c.fs, image)
 			s, file := servePlain(t, image)
 			log := &syncBuffer{}
 			r := mountPlain(t, s.url(plainName), func(o *MountOptions) { o.Log = NewLog(log, slog.LevelWarn) })
@@ -136,19 +117,22 @@ func TestMountPlain(t *testing.T) {
 
 // Pages that the kernel has taken over do not stay in memory.
 func TestPlainMemory(t *testing.T) {
-	watchdog(t, 40*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	image := plainImage(24 << 20)
 	s, _ := servePlain(t, image)
 	r := mountPlain(t, s.url(plainName), func(o *MountOptions) { o.Raw, o.MemoryBytes = true, 2<<20 })
 	if code, out := runRole(t, roleSum, r.dir+"/image"); code != 0 || out != fmt.Sprintf("%x\n", sha256.Sum256(image)) {
 		t.Errorf("the image file has the SHA-256 %s", out)
 	}
-	eventually(t, "a small store", testWait, func() bool { return r.Status().HeldPages <= 2<<20/bpk.PageSize })
+	testrig.Eventually(t, "a small store", func() bool { return r.Status().HeldPages <= 2<<20/bpk.PageSize })
 	r.unmount()
 }
 
 // Images of any length are read to their end, whatever the size of the reads.
 func TestPlainLengths(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{4096, 5000, plainWindow, openingBytes - 1, openingBytes, openingBytes + 1, 2 * plainWindow, 2*plainWindow + 1, 1<<20 + 4095, 3<<20 - 511} {
 		image := plainImage(size)
 		padded := append(bytes.Clone(image), make([]byte, -size&(bpk.PageSize-1))...)
@@ -165,6 +149,7 @@ func TestPlainLengths(t *testing.T) {
 
 // No byte is asked for twice, a sequential reader is kept ahead of, and one that jumps costs a window at a time.
 func TestPlainRequests(t *testing.T) {
+	t.Parallel()
 	image := plainImage(16<<20 + 1234)
 	once := func(t *testing.T, file *faultserver.Server) (n int, bytes int64) {
 		pages := map[int64]bool{} // of 1,000 bytes
@@ -236,6 +221,7 @@ func readAtPadded(t *testing.T, c *Client, image []byte, off, n int64) error {
 
 // Another image under the URL is told by Last-Modified alone. In use, its bytes are not taken: readers wait.
 func TestPlainReplaced(t *testing.T) {
+	t.Parallel()
 	image := plainImage(4 << 20)
 	other := &faultserver.Fault{Name: "replaced", Change: func(_ *faultserver.Request, a *faultserver.Answer, _ []byte) {
 		a.Header.Set("Last-Modified", time.Unix(1_800_000_000, 0).UTC().Format(http.TimeFormat))
@@ -251,7 +237,7 @@ func TestPlainReplaced(t *testing.T) {
 	n := len(file.Requests())
 	done := make(chan error, 1)
 	go func() { done <- readAtPadded(t, c, image, 1<<20, 4096) }()
-	if !file.Wait(n+3, testWait) {
+	if !file.Wait(n+3, testrig.Patience) {
 		t.Fatal("no repeated request")
 	}
 	select {
@@ -281,6 +267,7 @@ func TestPlainReplaced(t *testing.T) {
 
 // With Options.Timeout a read of a plain image fails after it.
 func TestPlainTimeout(t *testing.T) {
+	t.Parallel()
 	image := plainImage(4 << 20)
 	s, file := servePlain(t, image)
 	c := mustOpen(t, s.url(plainName), func(o *Options) { o.Timeout = 200 * time.Millisecond })
@@ -290,9 +277,7 @@ func TestPlainTimeout(t *testing.T) {
 		t.Error("a read without a server ended without an error")
 	}
 	file.Script(nil)
-	if err := readAtPadded(t, c, image, 2<<20, 4096); err != nil {
-		t.Error(err)
-	}
+	testrig.Eventually(t, "a read with the server back", func() bool { return readAtPadded(t, c, image, 2<<20, 4096) == nil })
 }
 
 // What cannot be done with a plain image is told in one line.
@@ -332,6 +317,7 @@ func TestPlainRefused(t *testing.T) {
 
 // Pages of a plain image are kept for the next mount of the same file, and for no other.
 func TestPlainCache(t *testing.T) {
+	t.Parallel()
 	image, other := plainImage(3<<20+100), plainImage(3<<20+100)
 	for i := 600 << 10; i < len(other); i++ {
 		other[i] ^= 1
@@ -373,7 +359,9 @@ func TestPlainCache(t *testing.T) {
 
 // A plain image that is wholly in the cache is left to the kernel.
 func TestPlainHandOver(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s, _ := servePlain(t, p.image)
 	r := mountPlain(t, s.url(plainName), filling(t.TempDir()))
@@ -384,9 +372,7 @@ func TestPlainHandOver(t *testing.T) {
 	if got := len(s.requests()); got != n {
 		t.Errorf("%d requests after the hand-over", got-n)
 	}
-	if err := unix.Unmount(r.dir, 0); err != nil {
-		t.Fatal(err)
-	}
+	testrig.Unmount(t, r.dir)
 	if st, err := ReadStatus(r.run); err != nil || len(st) != 0 {
 		t.Errorf("status after the unmount: %+v, %v", st, err)
 	}

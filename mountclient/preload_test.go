@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 func newTestPreload(t *testing.T, s *faultserver.Server) *preload {
@@ -30,7 +31,7 @@ func newTestPreload(t *testing.T, s *faultserver.Server) *preload {
 
 // soon is a context for waits that must end by themselves.
 func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeoutCause(t.Context(), testWait, errors.New("test: waited too long"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), testrig.Patience, errors.New("test: waited too long"))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -93,6 +94,7 @@ func TestPreloadEmptyFile(t *testing.T) {
 
 // Waiters see a prefix: bytes behind a gap do not count, and the bytes of a segment count as they come.
 func TestPreloadPrefix(t *testing.T) {
+	t.Parallel()
 	file := testFile(3 << 20)
 	s := serveBytes(t, file)
 	gap := openingSegments[0] // the second opening segment begins here
@@ -114,7 +116,7 @@ func TestPreloadPrefix(t *testing.T) {
 		t.Error("bytes beyond the gap are there")
 	}
 	// The other connections go on meanwhile.
-	eventually(t, "the segments behind the gap", testWait, func() bool {
+	testrig.Eventually(t, "the segments behind the gap", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.next == len(p.segs) && p.segs[len(p.segs)-1].filled > 0
@@ -155,6 +157,7 @@ func TestPreloadSegments(t *testing.T) {
 
 // No fault of the network gets a wrong byte into the zone or keeps it from being completed.
 func TestPreloadFaults(t *testing.T) {
+	t.Parallel()
 	file := testFile(4 << 20)
 	faults := []*faultserver.Fault{faultserver.Cut(0), faultserver.Cut(100_000), faultserver.Status(500), faultserver.Status(503), faultserver.ShortRange(50_000)}
 	s := serveBytes(t, file)
@@ -175,6 +178,7 @@ func TestPreloadFaults(t *testing.T) {
 // Answers that would be permanent before the image is in use are waited out once it is: one of them must not
 // end the preload, and 416 is not taken for the end of the file.
 func TestPreloadInUse(t *testing.T) {
+	t.Parallel()
 	file := testFile(4 << 20)
 	for _, f := range []*faultserver.Fault{faultserver.Status(404), faultserver.Status(403), faultserver.NotSatisfiable(), faultserver.HTML(), faultserver.FullBody()} {
 		t.Run(f.Name, func(t *testing.T) {

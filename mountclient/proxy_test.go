@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"bootprof/internal/testrig"
 )
 
 // proxied is a host that no resolver knows: the proxy is to find it.
@@ -164,7 +166,7 @@ func TestProxyKinds(t *testing.T) {
 	socks, socksAsks := socksProxy(t, address(secured))
 	plainSocks, plainAsks := socksProxy(t, address(plain))
 	authorities := pemFile(t, ca.cert)
-	both := writeFile(t, t.TempDir()+"/ca.pem", string(readFile(t, authorities))+string(readFile(t, pemFile(t, secureTunnel.Certificate()))))
+	both := newFile(t, "ca.pem", append(testrig.ReadFile(t, authorities), testrig.ReadFile(t, pemFile(t, secureTunnel.Certificate()))...))
 	for _, c := range []struct {
 		name, proxy, url string
 		seen             *asks
@@ -208,7 +210,7 @@ func proxyMain(url, ca string) int {
 		fmt.Println(err)
 		return 1
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testWait)
+	ctx, cancel := context.WithTimeout(context.Background(), testrig.Patience)
 	defer cancel()
 	var got []byte
 	if _, err := src.get(ctx, 1000, 100, func(b []byte) { got = append(got, b...) }); err != nil {
@@ -221,6 +223,7 @@ func proxyMain(url, ca string) int {
 
 // Without --proxy the environment names it, in capitals or not, and the hosts that are reached without one.
 func TestProxyOfTheEnvironment(t *testing.T) {
+	t.Parallel()
 	file := testFile(40_000)
 	ca := newTestCA(t)
 	s := newWebServer(t, file, nil, func(s *httptest.Server) { with(ca.issueFor(t, proxied))(s) })

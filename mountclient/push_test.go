@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // free is checked against a bitmap, for every range of 8 pages and every pair of pending READs.
@@ -108,7 +109,7 @@ func TestPusher(t *testing.T) {
 			done := p.reading(300, 50)
 			done2 := p.reading(999, 1)
 			p.add([]bpk.Range{{Page: 500, Pages: 500}, {Page: 0, Pages: 500}})
-			eventually(t, "all pushed", testWait, func() bool { return p.pushedPages() == pages-51 })
+			testrig.Eventually(t, "all pushed", func() bool { return p.pushedPages() == pages-51 })
 			done()
 			done2()
 			for page, b := range got.data {
@@ -134,7 +135,7 @@ func TestPusherLeavesOutDroppedPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.add([]bpk.Range{{Page: 0, Pages: 10}, {Page: 50, Pages: 10}})
-	eventually(t, "pushed", testWait, func() bool { return p.pushedPages() == 10 })
+	testrig.Eventually(t, "pushed", func() bool { return p.pushedPages() == 10 })
 	if got.data[0] != nil {
 		t.Error("pages that are not there were pushed")
 	}

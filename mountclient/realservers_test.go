@@ -15,10 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// needServers in the environment makes a web server that is not installed a failure instead of a reason to skip.
-const needServers = "BOOTPROF_NEED_SERVERS"
+	"bootprof/internal/testrig"
+)
 
 // A realServer is a web server as Debian packages it, started with a configuration of its own.
 type realServer struct {
@@ -106,25 +105,18 @@ func (s *realServer) start(t *testing.T, dir string, secure bool) (url string, s
 	if err != nil {
 		program, err = exec.LookPath("/usr/sbin/" + s.program)
 	}
-	if err != nil && os.Getenv(needServers) == "" {
-		t.Skipf("%s is not installed (apt-get install %s)", s.program, s.deb)
-	} else if err != nil {
-		t.Fatalf("%s is not installed, and %s is set", s.program, needServers)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		testrig.Missing(t, "needs %s: apt-get install %s", s.program, s.deb)
 	}
-	addr := l.Addr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(addr)
+	port := fmt.Sprint(testrig.FreePort(t))
+	addr := "127.0.0.1:" + port
 	scheme, more := "http", ""
 	if secure {
 		scheme, more = "https", s.secure
 	}
 	conf := strings.NewReplacer("{scheme}", scheme, "{secure}", more).Replace(s.conf)
 	conf = strings.NewReplacer("{dir}", dir, "{port}", port).Replace(conf)
-	writeFile(t, dir+"/conf", conf)
+	testrig.WriteFile(t, dir+"/conf", conf)
 	cmd := exec.Command(program, s.args(dir)...)
 	var said syncBuffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -146,7 +138,7 @@ func (s *realServer) start(t *testing.T, dir string, secure bool) (url string, s
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(testrig.Patience):
 			_ = cmd.Process.Kill()
 			<-ended
 		}
@@ -158,7 +150,7 @@ func (s *realServer) start(t *testing.T, dir string, secure bool) (url string, s
 			t.Logf("%s said:\n%s%s", s.program, &said, errors)
 		}
 	})
-	eventually(t, s.program+" answers", testWait, func() bool {
+	testrig.Eventually(t, s.program+" answers", func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("%s ended at once", s.program)
@@ -176,6 +168,8 @@ func (s *realServer) start(t *testing.T, dir string, secure bool) (url string, s
 // Web servers that people have serve a mount, by http, and by https with HTTP/2 where they speak it. The kernel's view
 // of the mounted tree is that of its source.
 func TestRealServers(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	ca := newTestCA(t)
 	cert := ca.issue(t, "127.0.0.1", time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
@@ -190,14 +184,14 @@ func TestRealServers(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, https %t", s.program, secure), func(t *testing.T) {
-				watchdog(t, 60*time.Second)
+				watchdog(t)
 				dir := t.TempDir()
 				if err := os.Mkdir(dir+"/root", 0o755); err != nil {
 					t.Fatal(err)
 				}
-				writeFile(t, dir+"/root/pack.bpk", string(p.raw))
-				writeFile(t, dir+"/cert.pem", pemOf(cert))
-				writeFile(t, dir+"/key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+				testrig.WriteFile(t, dir+"/root/pack.bpk", p.raw)
+				testrig.WriteFile(t, dir+"/cert.pem", pemOf(cert))
+				testrig.WriteFile(t, dir+"/key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 				url, stop := s.start(t, dir, secure)
 				o := mountOptions(t, url+"pack.bpk", func(o *MountOptions) { o.CAFile = caFile })
 				m, err := Mount(t.Context(), o)
@@ -226,13 +220,15 @@ const bootBuild = "BOOTPROF_BOOT"
 
 // The same servers serve the boot of a real Debian.
 func TestRealServersBoot(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	build := os.Getenv(bootBuild)
 	if build == "" {
-		t.Skipf("needs a real pack: make demo, then %s=$PWD/build", bootBuild)
+		testrig.Elsewhere(t, "needs a real pack: make demo, then %s=$PWD/build", bootBuild)
 	}
 	for _, s := range realServers {
 		t.Run(s.program, func(t *testing.T) {
-			watchdog(t, 3*time.Minute)
+			watchdog(t)
 			dir := t.TempDir()
 			if err := os.Mkdir(dir+"/root", 0o755); err != nil {
 				t.Fatal(err)
@@ -265,7 +261,7 @@ func TestRealServersBoot(t *testing.T) {
 // checkLog compares what the server wrote into its log with what it can do.
 func (s *realServer) checkLog(t *testing.T, dir string, secure bool) {
 	t.Helper()
-	log := readFile(t, dir+"/log")
+	log := testrig.ReadFile(t, dir+"/log")
 	if gave := bytes.Contains(log, []byte(" 206 ")) || bytes.Contains(log, []byte(`"status":206`)); gave != s.ranges {
 		t.Errorf("ranges given: %t, want %t:\n%s", gave, s.ranges, log)
 	}

@@ -7,12 +7,15 @@ import (
 	"time"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // One of two mirrors that is ill from the start does not hold up the boot zone: what it had to bring is brought by the
 // other one, long before the mirror's own time-outs, and within the bytes that this may cost.
 func TestMirrorsRescue(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
+	late := watchLateness(t)
 	zone := p.pack.Header.Boot.PackOff + p.pack.Header.Boot.Len
 	for name, c := range map[string]struct {
 		ill  *faultserver.Fault
@@ -25,6 +28,8 @@ func TestMirrorsRescue(t *testing.T) {
 	} {
 		for _, first := range []bool{true, false} {
 			t.Run(name+map[bool]string{true: ", first", false: ", second"}[first], func(t *testing.T) {
+				t.Parallel()
+				begin := late.outageEnds()
 				good, bad := p.serve(t), p.serve(t)
 				bad.Script(faultserver.Always(c.ill))
 				servers := []*faultserver.Server{good, bad}
@@ -33,9 +38,9 @@ func TestMirrorsRescue(t *testing.T) {
 				}
 				client, _ := openMirrors(t, nil, servers...)
 				client.fetch.setInUse()
-				eventually(t, "the boot zone", testWait, func() bool { return client.hot.Load() > 0 })
-				if hot := time.Duration(client.hot.Load()); hot > bodyPatience {
-					t.Errorf("the boot zone took %v", hot)
+				testrig.Eventually(t, "the boot zone", func() bool { return client.hot.Load() > 0 })
+				if hot, bound := time.Duration(client.hot.Load()), begin.bound(bodyPatience); hot > bound {
+					t.Errorf("the boot zone took %v, bound %v", hot, bound)
 				} else {
 					t.Logf("%v", hot)
 				}
@@ -55,7 +60,7 @@ func TestMirrorsDistrust(t *testing.T) {
 	bad.Script(faultserver.Always(faultserver.FlipMiddle()))
 	c, log := openMirrors(t, nil, bad, good)
 	c.fetch.setInUse()
-	eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+	testrig.Eventually(t, "the boot zone", func() bool { return c.hot.Load() > 0 })
 	if n := strings.Count(log.String(), "damaged chunk"); n > len(c.index.Chunks)/2 {
 		t.Errorf("%d of %d chunks were found damaged one after the other", n, len(c.index.Chunks))
 	}

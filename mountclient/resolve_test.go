@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 func TestParseResolvConf(t *testing.T) {
@@ -71,7 +73,7 @@ func testResolver(t *testing.T, s *nameServer, files map[string]string) (r *reso
 	t.Helper()
 	etc, run := t.TempDir(), t.TempDir()
 	for name, content := range files {
-		writeFile(t, filepath.Join(etc, name), content)
+		testrig.WriteFile(t, filepath.Join(etc, name), content)
 	}
 	log = &syncBuffer{}
 	r = newResolver(etc, run, NewLog(log, 0))
@@ -147,14 +149,14 @@ func TestRunServers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	writeFile(t, run+"/net-eth0.conf", "DEVICE='eth0'\nIPV4DNS0='10.0.2.3'\nIPV4DNS1='0.0.0.0'\nDNSDOMAIN='lab.test'\n")
+	testrig.WriteFile(t, run+"/net-eth0.conf", "DEVICE='eth0'\nIPV4DNS0='10.0.2.3'\nIPV4DNS1='0.0.0.0'\nDNSDOMAIN='lab.test'\n")
 	servers, search := r.runServers()
 	if fmt.Sprint(servers, search) != "[10.0.2.3] [lab.test]" {
 		t.Errorf("of ipconfig: %q, %q", servers, search)
 	}
-	writeFile(t, run+"/NetworkManager/resolv.conf", "nameserver 127.0.0.53\n") // a program on the root
-	writeFile(t, run+"/systemd/resolve/resolv.conf", "nameserver 10.0.0.1\nnameserver fd00::1\nsearch new.test\n")
-	outside := writeFile(t, filepath.Join(t.TempDir(), "resolv.conf"), "nameserver 10.6.6.6\n")
+	testrig.WriteFile(t, run+"/NetworkManager/resolv.conf", "nameserver 127.0.0.53\n") // a program on the root
+	testrig.WriteFile(t, run+"/systemd/resolve/resolv.conf", "nameserver 10.0.0.1\nnameserver fd00::1\nsearch new.test\n")
+	outside := newFile(t, "resolv.conf", "nameserver 10.6.6.6\n")
 	err := os.Symlink(outside, run+"/resolvconf/resolv.conf")
 	if err == nil {
 		err = unix.Mkfifo(run+"/connman/resolv.conf", 0o600)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 const (
@@ -14,7 +15,26 @@ const (
 )
 
 // A lateness measures how late a busy machine wakes the goroutines of this process.
-type lateness struct{ sum atomic.Int64 }
+type lateness struct {
+	sum   atomic.Int64
+	stood atomic.Int64 // how often it was so late that a client may not have told an outage from it (tickSlack)
+}
+
+// waits returns how much later than usual the next byte may come after an outage of d in which packets were lost, if began is
+// what stood was when it began: a client that could not tell it leaves it to TCP, whose pauses double.
+func (l *lateness) waits(d time.Duration, began int64) time.Duration {
+	if l.stood.Load() == began {
+		return 0
+	}
+	return d
+}
+
+// newLateness measures until the process ends.
+func newLateness() *lateness {
+	l := &lateness{}
+	go l.measure(nil)
+	return l
+}
 
 // watchLateness measures until the end of the test.
 func watchLateness(t testing.TB) *lateness {
@@ -22,23 +42,30 @@ func watchLateness(t testing.TB) *lateness {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		const step = 10 * time.Millisecond
-		for last := time.Now(); ; {
-			select {
-			case <-stop:
-				return
-			case <-time.After(step):
-			}
-			now := time.Now()
-			l.sum.Add(int64(now.Sub(last) - step))
-			last = now
-		}
+		l.measure(stop)
 	}()
 	t.Cleanup(func() {
 		close(stop)
 		<-stopped
 	})
 	return l
+}
+
+func (l *lateness) measure(stop <-chan struct{}) {
+	const step = 10 * time.Millisecond
+	for last := time.Now(); ; {
+		select {
+		case <-stop:
+			return
+		case <-time.After(step):
+		}
+		now := time.Now()
+		l.sum.Add(int64(now.Sub(last) - step))
+		if now.Sub(last)-step > tickSlack/8 { // other goroutines may have stood still for longer
+			l.stood.Add(1)
+		}
+		last = now
+	}
 }
 
 // An outageEnd is when an outage ended.
@@ -78,7 +105,7 @@ func firstAnswer(s *faultserver.Server, after time.Time) (time.Time, bool) {
 // waitAnswer is firstAnswer that waits for it.
 func waitAnswer(t testing.TB, s *faultserver.Server, after time.Time) (at time.Time) {
 	t.Helper()
-	eventually(t, "an answer after the fault", testWait, func() (ok bool) {
+	testrig.Eventually(t, "an answer after the fault", func() (ok bool) {
 		at, ok = firstAnswer(s, after)
 		return ok
 	})

@@ -1,15 +1,19 @@
 package mountclient
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // A rig is a mount of a test pack, and what is known of it to see that it goes.
@@ -26,6 +30,9 @@ type rig struct {
 func mountPack(t testing.TB, s *faultserver.Server, change func(*MountOptions)) *rig {
 	t.Helper()
 	o := mountOptions(t, s.URL("pack.bpk"), change)
+	if o.CacheDir != "" {
+		afterForks(o.CacheDir)
+	}
 	m, err := Mount(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +48,7 @@ func mountPack(t testing.TB, s *faultserver.Server, change func(*MountOptions)) 
 	} else if o.Loop {
 		t.Errorf("%s lies on device %d:%d, not on a loop device", o.Dir, unix.Major(st.Dev), unix.Minor(st.Dev))
 	}
-	if !isMounted(o.Dir) {
+	if !testrig.IsMounted(o.Dir) {
 		t.Errorf("nothing is mounted at %s", o.Dir)
 	}
 	return r
@@ -51,7 +58,7 @@ func mountPack(t testing.TB, s *faultserver.Server, change func(*MountOptions)) 
 func mountOptions(t testing.TB, url string, change func(*MountOptions)) MountOptions {
 	t.Helper()
 	tmp := t.TempDir()
-	o := MountOptions{Options: Options{URL: url, StartTimeout: testWait, Log: testLog(t)}, Dir: tmp + "/mnt", RunDir: runDir(t)}
+	o := MountOptions{Options: Options{URL: url, StartTimeout: testrig.Patience, Log: testLog(t)}, Dir: tmp + "/mnt", RunDir: runDir(t)}
 	if err := os.Mkdir(o.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -93,12 +100,40 @@ func (r *rig) compareDuring(p *testPack, f func()) {
 	}
 }
 
+// afterForks waits until no child of another test, which has not closed everything on its exec yet, holds copies of files
+// below dir that were closed here: a cache is still locked by them. It is called before a cache is opened
+// again.
+func afterForks(dir string) {
+	syscall.ForkLock.RLock() // waits until a child that is being forked can be seen; what comes later has no copies
+	//lint:ignore SA2001 the lock is only waited for
+	syscall.ForkLock.RUnlock()
+	testrig.Await(testrig.Patience, func() bool { return !heldByChild(dir) })
+}
+
+func heldByChild(dir string) bool {
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, task := range tasks {
+		children, _ := os.ReadFile(task)
+		for _, pid := range strings.Fields(string(children)) {
+			links, _ := filepath.Glob("/proc/" + pid + "/fd/*")
+			for _, l := range links {
+				if to, _ := os.Readlink(l); strings.HasPrefix(to, dir+"/") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // unmount ends the mount and checks that nothing of it is left.
 func (r *rig) unmount() {
 	r.t.Helper()
-	if err := r.Unmount(); err != nil {
-		r.t.Fatal(err)
-	}
+	// Busy for a moment: children of other tests that have not come to their exec hold copies of open files, and a look at
+	// /proc/PID/fd, as the watchdog takes, holds what it finds there.
+	var err error
+	testrig.Await(testrig.Patience, func() bool { err = r.Unmount(); return !errors.Is(err, unix.EBUSY) })
+	testrig.Must(r.t, err)
 	r.ended()
 }
 
@@ -112,7 +147,7 @@ func (r *rig) ended() {
 		if err != nil {
 			r.t.Errorf("the end of the mount: %v", err)
 		}
-	case <-time.After(testWait):
+	case <-time.After(testrig.Patience):
 		r.t.Fatal("the client does not end after the unmount")
 	}
 	r.gone()
@@ -120,11 +155,11 @@ func (r *rig) ended() {
 
 func (r *rig) gone() {
 	r.t.Helper()
-	if isMounted(r.dir) {
+	if testrig.IsMounted(r.dir) {
 		r.t.Errorf("%s is still mounted", r.dir)
 	}
 	if r.loop >= 0 {
-		eventually(r.t, "loop device is let go", testWait, func() bool {
+		testrig.Eventually(r.t, "loop device is let go", func() bool {
 			dev, attached := loopBacking(r.loop)
 			return !attached || dev != r.sb
 		})
@@ -175,15 +210,15 @@ func takeCensus() census {
 func (c census) check(t testing.TB) {
 	t.Helper()
 	var now census
-	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	if testrig.Await(testrig.Patience, func() bool {
 		now = takeCensus()
 		more := now.goroutines > c.goroutines || now.temp > c.temp
 		for kind, n := range now.files {
 			more = more || n > c.files[kind]
 		}
-		if !more {
-			return
-		}
+		return !more
+	}) {
+		return
 	}
 	b := make([]byte, 1<<20)
 	t.Errorf("left behind: %d goroutines more, files %v (were %v), %d temporary directories more\n%s",
@@ -203,5 +238,5 @@ func outage(s *faultserver.Server, d time.Duration) {
 // hot waits until the boot zone is complete.
 func (r *rig) hot() {
 	r.t.Helper()
-	eventually(r.t, "the boot zone", testWait, func() bool { return r.Client.hot.Load() > 0 })
+	testrig.Eventually(r.t, "the boot zone", func() bool { return r.Client.hot.Load() > 0 })
 }

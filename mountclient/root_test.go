@@ -18,22 +18,36 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
-// bootBinary builds cmd/bootprof-mount, the way it is linked into an initramfs, once for all tests.
-var bootBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "boot-binary")
-	if err != nil {
-		return "", err
+var programs struct {
+	sync.Mutex
+	byName map[string]string
+}
+
+// program builds ../cmd/NAME once for all tests, the way it is linked into an initramfs: without the race detector.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	programs.Lock()
+	defer programs.Unlock()
+	if path := programs.byName[name]; path != "" {
+		return path
 	}
-	path := dir + "/bootprof-mount"
-	cmd := exec.Command("go", "build", "-o", path, "../cmd/bootprof-mount")
+	dir, err := os.MkdirTemp("", "programs-")
+	testrig.Must(t, err)
+	path := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-o", path, "../cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
+		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	return path, nil
-})
+	if programs.byName == nil {
+		programs.byName = map[string]string{}
+	}
+	programs.byName[name] = path
+	return path
+}
 
 // A rootProc is a process that carries a root file system.
 type rootProc struct {
@@ -69,7 +83,7 @@ func startRoot(t *testing.T, root, name string, args ...string) *rootProc {
 		_ = syscall.Kill(r.pid, syscall.SIGCONT)
 		_ = syscall.Kill(r.pid, syscall.SIGKILL)
 		_ = unix.Unmount(r.dir, unix.MNT_DETACH)
-		eventually(t, "end of the client", testWait, func() bool { return !r.lives() })
+		testrig.Eventually(t, "end of the client", func() bool { return !r.lives() })
 		os.Remove(socketPath("", r.pid))
 	})
 	return r
@@ -85,16 +99,14 @@ func (r *rootProc) lives() bool {
 // readProc returns the content of a file of the process.
 func (r *rootProc) readProc(name string) string {
 	r.t.Helper()
-	return strings.TrimRight(string(readFile(r.t, r.proc(name))), "\n")
+	return strings.TrimRight(string(testrig.ReadFile(r.t, r.proc(name))), "\n")
 }
 
 // ends unmounts and waits for the end of the process.
 func (r *rootProc) ends() {
 	r.t.Helper()
-	if err := unix.Unmount(r.dir, 0); err != nil {
-		r.t.Fatal(err)
-	}
-	eventually(r.t, "end of the client after the unmount", testWait, func() bool { return !r.lives() })
+	testrig.Unmount(r.t, r.dir)
+	testrig.Eventually(r.t, "end of the client after the unmount", func() bool { return !r.lives() })
 }
 
 // canLowerOOM tells whether this machine lets root protect a process from the OOM killer, as a shell sees it.
@@ -129,13 +141,12 @@ func (r *rootProc) wearsMark(comm string) {
 // No signal that can be ignored ends the client of a root, and none makes a reader fail; being stopped for a while is
 // nothing to it.
 func TestRootSignals(t *testing.T) {
-	watchdog(t, 90*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, noZone)
 	s := p.serve(t)
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := program(t, "bootprof-mount")
 	dir := t.TempDir()
 	r := startRoot(t, "", bin, "--root", s.URL("pack.bpk"), dir)
 	r.wearsMark("bootprof-mount")
@@ -149,8 +160,8 @@ func TestRootSignals(t *testing.T) {
 			t.Errorf("%v: %v", sig, err)
 		}
 	}
-	eventually(t, "stop of the client", testWait, func() bool { return strings.Contains(r.readProc("stat"), ") T ") })
-	time.Sleep(2 * time.Second) // that long
+	testrig.Eventually(t, "stop of the client", func() bool { return strings.Contains(r.readProc("stat"), ") T ") })
+	time.Sleep(time.Second) // that long
 	if err := syscall.Kill(r.pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -164,22 +175,18 @@ func TestRootSignals(t *testing.T) {
 // Called by the name of live-boot's client, the image file appears under its name on the server. The name may be a copy or
 // a link; comm stays what live-boot looks for.
 func TestHTTPFS(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, small)
 	s := p.serve(t)
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := program(t, "bootprof-mount")
 	for _, kind := range []string{"copy", "link"} {
 		httpfs, dir := filepath.Join(t.TempDir(), "httpfs"), t.TempDir()
 		if kind == "copy" {
-			err = os.Link(bin, httpfs)
+			testrig.Must(t, os.Link(bin, httpfs))
 		} else {
-			err = os.Symlink(bin, httpfs)
-		}
-		if err != nil {
-			t.Fatal(err)
+			testrig.Must(t, os.Symlink(bin, httpfs))
 		}
 		r := startRoot(t, "", httpfs, s.URL("live/filesystem.squashfs")+"?v=1", dir)
 		r.wearsMark("httpfs")
@@ -198,16 +205,13 @@ func TestHTTPFS(t *testing.T) {
 func TestRootStartIsInterrupted(t *testing.T) {
 	s := packOf(t, small).serve(t)
 	s.Stop()
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := program(t, "bootprof-mount")
 	dir := t.TempDir()
 	cmd := exec.Command(bin, "--root", "--start-timeout", "0", "--foreground", s.URL("pack.bpk"), dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the client ignores SIGUSR1", testWait, func() bool { // SIGHUP may be ignored from the test's start on
+	testrig.Eventually(t, "the client ignores SIGUSR1", func() bool { // SIGHUP may be ignored from the test's start on
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 		_, mask, _ := strings.Cut(string(b), "SigIgn:\t")
 		n, _ := strconv.ParseUint(strings.Fields(mask + " 0")[0], 16, 64)
@@ -218,14 +222,16 @@ func TestRootStartIsInterrupted(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != ExitSignal {
 		t.Errorf("exit code %d, want %d", code, ExitSignal)
 	}
-	if isMounted(dir) {
+	if testrig.IsMounted(dir) {
 		t.Error("left mounted")
 	}
 }
 
 // A read of the root that panics is done again; the reader gets its bytes.
 func TestRootPanic(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, noZone)
 	r := mountPack(t, p.serve(t), func(o *MountOptions) { o.Root, o.Raw = true, true })
 	defer r.unmount()
@@ -258,7 +264,9 @@ func (f logFunc) Write(b []byte) (int, error) {
 // With the server gone, every page of the boot zone can still be read, from the client's memory however small it is to
 // be: what a machine needs to power off is there.
 func TestRootBootZoneStays(t *testing.T) {
-	watchdog(t, 60*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	r := mountPack(t, s, func(o *MountOptions) { o.Root, o.Raw, o.MemoryBytes = true, true, 64<<10 })
@@ -311,8 +319,8 @@ func TestRequestTimeouts(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		if c.first != "" {
-			writeFile(t, dir+"/default_request_timeout", c.first)
-			writeFile(t, dir+"/max_request_timeout", c.second)
+			testrig.WriteFile(t, dir+"/default_request_timeout", c.first)
+			testrig.WriteFile(t, dir+"/max_request_timeout", c.second)
 		}
 		log := &syncBuffer{}
 		disableRequestTimeout(dir, NewLog(log, 0))
@@ -326,16 +334,15 @@ func TestRequestTimeouts(t *testing.T) {
 // A root whose image has become local needs no client: the note and the new file of the loop device are brought about
 // with what the client held, though no path leads anywhere any more.
 func TestRootHandsOver(t *testing.T) {
-	watchdog(t, 120*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := squashed(t, packOf(t, small))
 	s := p.serve(t)
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	r := startRoot(t, "", bin, "--root", "--cache", t.TempDir(), "--fill", "max", s.URL("pack.bpk"), dir)
-	eventually(t, "end of the client, whose image is local", bootWindow+testWait, func() bool { return !r.lives() })
+	// It fills once the boot is over, some 20 s after its last page: other tests run meanwhile.
+	r := startRoot(t, "", program(t, "bootprof-mount"), "--root", "--cache", t.TempDir(), "--fill", "max", s.URL("pack.bpk"), dir)
+	testrig.Eventually(t, "end of the client, whose image is local", func() bool { return !r.lives() })
 	s.Stop()
 	dropCaches(t)
 	if code, out := runRole(t, roleCompare, p.source, dir); code != 0 {
@@ -349,8 +356,6 @@ func TestRootHandsOver(t *testing.T) {
 	if err != nil || !found {
 		t.Errorf("status does not tell of the mount: %v, %v", local, err)
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Error(err)
-	}
+	testrig.Unmount(t, dir)
 	_, _ = ReadStatus("") // which removes the note
 }

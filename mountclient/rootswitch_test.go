@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bootprof/internal/testrig"
 )
 
 // A nameServer answers questions for addresses (RFC 1035) by UDP, all with the same one.
@@ -136,8 +138,8 @@ func initramfs(t *testing.T, bin, resolvConf string, ca []byte) string {
 	}
 	b, err := os.ReadFile(bin)
 	err = errors.Join(err, os.WriteFile(tree+"/bin/bootprof-mount", b, 0o755))
-	writeFile(t, tree+"/etc/resolv.conf", resolvConf)
-	writeFile(t, tree+"/etc/ssl/certs/ca-certificates.crt", string(ca))
+	testrig.WriteFile(t, tree+"/etc/resolv.conf", resolvConf)
+	testrig.WriteFile(t, tree+"/etc/ssl/certs/ca-certificates.crt", ca)
 	err = errors.Join(err, unix.Mount("proc", tree+"/proc", "proc", 0, ""), unix.Mount("sysfs", tree+"/sys", "sysfs", 0, ""),
 		unix.Mount("/dev", tree+"/dev", "", unix.MS_BIND, ""), unix.Mount("tmpfs", tree+"/run", "tmpfs", 0, ""))
 	if err != nil {
@@ -161,12 +163,11 @@ func (r *rootProc) inFileSystem(dev uint64) (out []string) {
 // The change of the root takes every file away that the client was started from. It goes on: it finds the server at
 // another address as long as a name server answers, and at the last one without; it still verifies certificates.
 func TestRootSurvivesTheSwitch(t *testing.T) {
-	watchdog(t, 120*time.Second)
+	t.Parallel()
+	testrig.Slow(t)
+	watchdog(t)
 	p := packOf(t, noZone)
-	bin, err := bootBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := program(t, "bootprof-mount")
 	ca := newTestCA(t)
 	pid := os.Getpid()
 	own := func(n byte) net.IP { return net.IPv4(127, n, byte(pid>>8), byte(pid)) } // no other run of the tests listens there
@@ -211,7 +212,7 @@ func TestRootSurvivesTheSwitch(t *testing.T) {
 	read := func(file string) {
 		t.Helper()
 		before := s.seen.Load()
-		ctx, cancel := context.WithTimeout(t.Context(), testWait)
+		ctx, cancel := context.WithTimeout(t.Context(), testrig.Patience)
 		defer cancel()
 		cmd, out := role(roleSum, filepath.Join(r.dir, "big", file))
 		if err := cmd.Start(); err != nil {
@@ -246,9 +247,7 @@ func TestRootSurvivesTheSwitch(t *testing.T) {
 	restarted := make(chan struct{})
 	go func() {
 		defer close(restarted)
-		for end := time.Now().Add(testWait); !logged("bootprof: network fault, readers wait until it is over")() && time.Now().Before(end); {
-			time.Sleep(5 * time.Millisecond)
-		}
+		testrig.Await(testrig.Patience/2, logged("bootprof: network fault, readers wait until it is over"))
 		s.start(moved.String())
 	}()
 	read("file-4")
@@ -259,7 +258,7 @@ func TestRootSurvivesTheSwitch(t *testing.T) {
 	}
 	r.ends()
 	for _, want := range []string{"network fault, readers wait until it is over", "no name server knows the host", "network is back"} {
-		eventually(t, "a line on the console: "+want, testWait, logged("bootprof: "+want))
+		testrig.Eventually(t, "a line on the console: "+want, logged("bootprof: "+want))
 	}
 }
 

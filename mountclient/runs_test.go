@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 const kb = 1 << 10
@@ -128,6 +129,7 @@ func TestPreloadNeed(t *testing.T) {
 // What is needed later does not take the line from what is needed now: the next request is sent when little is to
 // come of those before it. Short ones go side by side.
 func TestPreloadOrder(t *testing.T) {
+	t.Parallel()
 	file := testFile(8 << 20)
 	for _, c := range []struct {
 		name  string
@@ -143,7 +145,7 @@ func TestPreloadOrder(t *testing.T) {
 		for off := int64(1 << 20); off < 8<<20; off += 1 << 19 {
 			p.need(span{off, min(off+c.size, 8<<20)})
 		}
-		if !s.Wait(len(openingSegments)+c.ahead, testWait) {
+		if !s.Wait(len(openingSegments)+c.ahead, testrig.Patience) {
 			t.Fatalf("%s: %d requests", c.name, len(s.Requests()))
 		}
 		time.Sleep(20 * time.Millisecond) // another one would come now

@@ -6,11 +6,13 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // Mirrors are seen with what they did, causes add up to all bytes, and the last error is told.
 func TestStatusOfMirrors(t *testing.T) {
 	t.Parallel()
+	testrig.Slow(t)
 	p := packOf(t, hotAndCold)
 	good, bad := p.serve(t), p.serve(t)
 	good.Script(faultserver.Always(faultserver.Slow(8 << 20))) // or else it is too fast to be measured
@@ -48,7 +50,7 @@ func TestStatusOfOneServer(t *testing.T) {
 	c := openClient(t, server, nil)
 	t.Cleanup(func() { c.Close() })
 	c.fetch.setInUse()
-	eventually(t, "the boot zone", testWait, func() bool { return c.hot.Load() > 0 })
+	testrig.Eventually(t, "the boot zone", func() bool { return c.hot.Load() > 0 })
 	server.Script(faultserver.First(1, faultserver.FlipMiddle()))
 	checkImage(t, c, p.image, 128<<10)
 	s := (&Mounted{Client: c}).Status()

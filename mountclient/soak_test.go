@@ -15,6 +15,7 @@ import (
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // soakEnv is how long TestSoak reads: see make soak. Without it, a few seconds.
@@ -22,9 +23,6 @@ const soakEnv = "SOAK"
 
 // soakRound is the length of one mount. A mirror that lied is dropped for good: the next mount has both again.
 const soakRound = 20 * time.Second
-
-// soakHang is how much longer than its round a mount may take before it is taken for hanging: the faults are over then.
-const soakHang = 90 * time.Second
 
 // soakFaults are what happens to a mirror for a time.
 func soakFaults(p *testPack, other []byte) map[string]func(*faultserver.Server) {
@@ -53,6 +51,8 @@ type soak struct {
 
 // Random reads through real mounts see the image's bytes and no error, whatever happens to one or both mirrors.
 func TestSoak(t *testing.T) {
+	t.Parallel()
+	testrig.Slow(t)
 	total, round := 5*time.Second, 2500*time.Millisecond
 	if v := os.Getenv(soakEnv); v != "" {
 		var err error
@@ -96,7 +96,7 @@ func (s *soak) String() string {
 
 // round mounts the image, reads for a time while faults come and go, and unmounts it.
 func (s *soak) round(t *testing.T, p *testPack, other []byte, image, kind string, d time.Duration) {
-	watchdog(t, d+soakHang)
+	watchdogAfter(t, d+hangs)
 	a, b := p.serve(t), p.serve(t)
 	o := mountOptions(t, a.URL("pack.bpk")+","+b.URL("pack.bpk"), func(o *MountOptions) {
 		o.Raw, o.Loop, o.MemoryBytes, o.StartTimeout = kind == "raw", kind == "loop device", bpk.PageSize, 0

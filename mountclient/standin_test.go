@@ -21,6 +21,7 @@ func wholeRequests(s *faultserver.Server) (n int) {
 
 // A server that gives no ranges sends the file once, whatever was put on it; with a cache directory, the copy lies there.
 func TestNoRanges(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	for _, c := range []struct {
 		name   string
@@ -57,6 +58,7 @@ func TestNoRanges(t *testing.T) {
 
 // A stream that breaks off is begun again, and gives up nothing of what came before. Another file is not mixed in.
 func TestNoRangesBreaksOff(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	streams := 0
@@ -78,6 +80,7 @@ func TestNoRangesBreaksOff(t *testing.T) {
 }
 
 func TestNoRangesReplaced(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	s := p.serve(t)
 	streams := 0
@@ -103,6 +106,7 @@ func TestNoRangesReplaced(t *testing.T) {
 
 // Of two servers, the one without ranges is left alone while the other can be asked, and takes over when it is gone.
 func TestNoRangesMirror(t *testing.T) {
+	t.Parallel()
 	p := packOf(t, hotAndCold)
 	poor, good := p.serve(t), p.serve(t)
 	poor.Script(faultserver.Always(faultserver.FullBody()))

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bootprof/imagepack/bpk"
+	"bootprof/internal/testrig"
 )
 
 // refImage is an image in which every page differs and some are zeros.
@@ -184,7 +185,7 @@ func TestStoreArrival(t *testing.T) {
 // tmpfs mounts a file system of the given size in KiB.
 func tmpfs(t testing.TB, kb int) string {
 	t.Helper()
-	needRig(t)
+	testrig.NeedMounts(t)
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, fmt.Sprintf("size=%dk", kb)); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"math/big"
 	"net"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +73,7 @@ func (ca *testCA) issueFor(t *testing.T, host string) tls.Certificate {
 
 func pemFile(t *testing.T, cert *x509.Certificate) string {
 	t.Helper()
-	return writeFile(t, filepath.Join(t.TempDir(), "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})))
+	return newFile(t, "cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 }
 
 // pairFile writes a certificate and its key to one file.
@@ -84,7 +83,7 @@ func pairFile(t *testing.T, pair tls.Certificate) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return writeFile(t, filepath.Join(t.TempDir(), "pair.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))+
+	return newFile(t, "pair.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))+
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
 
@@ -177,7 +176,7 @@ func TestTLSErrors(t *testing.T) {
 	got, err := fetchVia(t, both, mutual.URL+"/image")
 	wantBytes(t, file, got, err)
 
-	text := writeFile(t, filepath.Join(t.TempDir(), "text"), "no certificate")
+	text := newFile(t, "text", "no certificate")
 	for _, o := range []Access{{CAFile: text}, {CAFile: text + "x"}, {CertFile: text}, {KeyFile: text}, {CertFile: pemFile(t, ca.cert)}, {CredentialsFile: text + "x"}} {
 		if _, err := newAccess(o, testLog(t)); err == nil || ExitCode(err) != ExitUsage {
 			t.Errorf("%+v: %v", o, err)

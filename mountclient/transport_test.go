@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"bootprof/internal/testrig"
 )
 
 // A webServer serves a file as net/http does, and notes the requests.
@@ -82,11 +84,11 @@ func getFrom(t *testing.T, src *httpSource) (got []byte, err error) {
 	return got, err
 }
 
-func writeFile(t *testing.T, path, content string) string {
+// newFile writes a file of that name into a new directory and returns its path.
+func newFile[T ~string | ~[]byte](t *testing.T, name string, content T) string {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := filepath.Join(t.TempDir(), name)
+	testrig.WriteFile(t, path, content)
 	return path
 }
 
@@ -124,7 +126,8 @@ func TestCredentials(t *testing.T) {
 			mu.Unlock()
 			var o Access
 			if c.line != "" {
-				o.CredentialsFile = writeFile(t, path, c.line)
+				testrig.WriteFile(t, path, c.line)
+				o.CredentialsFile = path
 			}
 			got, err := fetchVia(t, testAccess(t, o), strings.Replace(s.URL, "//", "//"+c.user, 1)+"/image")
 			wantBytes(t, file, got, err)
@@ -137,7 +140,8 @@ func TestCredentials(t *testing.T) {
 			wanted = v
 		}
 		want("Bearer one")
-		src, err := newSourceVia(testAccess(t, Access{CredentialsFile: writeFile(t, path, "Bearer one")}), s.URL+"/image")
+		testrig.WriteFile(t, path, "Bearer one")
+		src, err := newSourceVia(testAccess(t, Access{CredentialsFile: path}), s.URL+"/image")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,14 +151,14 @@ func TestCredentials(t *testing.T) {
 		if _, err := getFrom(t, src); err == nil || !permanent(err) {
 			t.Errorf("with a token that is refused: %v", err)
 		}
-		if err := os.Rename(writeFile(t, path+".new", "Bearer two"), path); err != nil {
-			t.Fatal(err)
-		}
+		testrig.WriteFile(t, path+".new", "Bearer two")
+		testrig.Must(t, os.Rename(path+".new", path))
 		got, err = getFrom(t, src)
 		wantBytes(t, file, got, err)
 	})
 	for _, bad := range []string{"", "secret", "Bearer ", "a:secret\nb:c", "Bearer secret x"} {
-		_, err := newAccess(Access{CredentialsFile: writeFile(t, path, bad)}, testLog(t))
+		testrig.WriteFile(t, path, bad)
+		_, err := newAccess(Access{CredentialsFile: path}, testLog(t))
 		if err == nil || strings.Contains(err.Error(), "secret") || ExitCode(err) != ExitUsage {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -187,7 +191,7 @@ func TestRedirects(t *testing.T) {
 		return true
 	}, nil)
 	for _, user := range []string{"", "me:secret@"} {
-		path := writeFile(t, filepath.Join(t.TempDir(), "login"), "Bearer token")
+		path := newFile(t, "login", "Bearer token")
 		src, err := newSourceVia(testAccess(t, Access{CredentialsFile: path}), strings.Replace(own.URL, "//", "//"+user, 1)+"/image?token=1")
 		if err != nil {
 			t.Fatal(err)
@@ -294,7 +298,9 @@ func caFile(t *testing.T, s *webServer) string {
 
 // A mount through HTTP/2 over TLS, with a CA of its own.
 func TestMountHTTP2(t *testing.T) {
-	needRig(t)
+	t.Parallel()
+	testrig.Slow(t)
+	testrig.NeedMounts(t)
 	p := packOf(t, hotAndCold)
 	s := newWebServer(t, p.raw, nil, secure)
 	o := mountOptions(t, s.URL+"/pack.bpk", func(o *MountOptions) { o.CAFile = caFile(t, s) })

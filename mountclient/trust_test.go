@@ -3,13 +3,13 @@ package mountclient
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"bootprof/imagepack/bpk"
 	"bootprof/internal/faultserver"
+	"bootprof/internal/testrig"
 )
 
 // A signer has a minisign key.
@@ -25,18 +25,13 @@ func newSigner(t testing.TB) *signer {
 	s := &signer{t: t, dir: t.TempDir()}
 	s.pub = filepath.Join(s.dir, "k.pub")
 	s.run("-G", "-W", "-p", s.pub, "-s", s.dir+"/k.key")
-	s.key = strings.Split(string(readFile(t, s.pub)), "\n")[1]
+	s.key = strings.Split(string(testrig.ReadFile(t, s.pub)), "\n")[1]
 	return s
 }
 
 func (s *signer) run(args ...string) {
 	s.t.Helper()
-	if _, err := exec.LookPath("minisign"); err != nil {
-		s.t.Skip("minisign is not installed")
-	}
-	if out, err := exec.Command("minisign", args...).CombinedOutput(); err != nil {
-		s.t.Fatalf("minisign %v: %v\n%s", args, err, out)
-	}
+	testrig.Run(s.t, "minisign", args...)
 }
 
 // sign returns the signature of a file with a trusted comment. It may be called by several tests at a time.
@@ -51,7 +46,7 @@ func (s *signer) sign(file []byte, comment string) []byte {
 		s.t.Fatal(err)
 	}
 	s.run("-S", "-s", s.dir+"/k.key", "-m", path, "-t", comment)
-	return readFile(s.t, path+SignatureSuffix)
+	return testrig.ReadFile(s.t, path+SignatureSuffix)
 }
 
 func commentOf(p *bpk.Pack) string { return fmt.Sprintf("bootprof sha256:%x file:x", p.Digest) }
@@ -67,7 +62,7 @@ func TestSignedForms(t *testing.T) {
 			name = formManifest
 		}
 		p := f.formOf(form)
-		s.put(name+SignatureSuffix, k.sign(readFile(t, f.dir+"/"+name), commentOf(p)))
+		s.put(name+SignatureSuffix, k.sign(testrig.ReadFile(t, f.dir+"/"+name), commentOf(p)))
 		for _, key := range []string{k.key, k.pub} {
 			c := mustOpen(t, s.url(form), func(o *Options) { o.PublicKey, o.Digest = key, fmt.Sprintf("sha256:%x", p.Digest) })
 			checkImage(t, c, f.image, 128<<10)
