@@ -1,7 +1,9 @@
 # make demo        everything: set-up, a Debian 12 root, recorded boots, packs, and the table of boots
 # make demo-large  the same with an image of more than 1 GB that starts real services
 # make demo-vm     the flow in virtual machines: recorded in QEMU, booted from the pack over HTTP, against fetch-all
-# make test        set-up and all tests
+# make check       format, vet, staticcheck and the fast tests, within two minutes; needs no root
+# make test        what CI runs: set-up, all tests but those that docs/testing.md leaves to test-all; 20 minutes, as root
+# make test-all    everything: all machines in QEMU, the race detector on everything, long fuzzing, soak; hours
 # make build       the binaries, in build/
 # make test-vm     machines that boot over http in QEMU; RUN=REGEX chooses some
 # make fuzz        every fuzzer for FUZZTIME (60s)
@@ -14,18 +16,17 @@
 # make bench-pack  bootprof pack against mksquashfs and mkfs.erofs on two real trees
 
 BUILD ?= build
-FUZZTIME ?= 60s
 SOAK ?= 10m
 # Go is where its installer puts it, if it is not on the PATH (sudo drops it).
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
-export BUILD FUZZTIME
+export BUILD
 
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 # In the boot binary, code is not copied into its callers (inlined) but where chunks are decoded: 0.36 MB under xz -9.
 SMALL = -gcflags=all=-l -gcflags=github.com/klauspost/...= -gcflags=bootprof/imagepack/...=
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
-.PHONY: all build cross demo demo-large demo-vm test test-vm fuzz soak bench bench-quick bench-keep bench-pack setup install deb clean
+.PHONY: all build cross demo demo-large demo-vm check test test-all test-vm fuzz soak bench bench-quick bench-keep bench-pack setup install deb clean
 
 all: build
 
@@ -52,11 +53,17 @@ demo-large:
 demo-vm:
 	scripts/demo-vm.sh
 
+check:
+	scripts/test.sh check
+
 test:
 	scripts/test.sh
 
+test-all:
+	scripts/test.sh all
+
 test-vm:
-	scripts/test-vm.sh $(RUN)
+	scripts/test-vm.sh $(if $(RUN),"$(RUN)")
 
 fuzz:
 	scripts/fuzz.sh

@@ -7,7 +7,7 @@
 #   DIR/vmlinuz         its kernel, as it is in the package
 #   DIR/stock.img       the initrd that initramfs-tools and live-boot made of it, before bootprof was installed
 #   DIR/bootprof.img    the same after bootprof was installed
-#   DIR/dracut.img      the one that dracut makes with its module bootprof
+#   DIR/dracut.img      the one that dracut makes with its module bootprof; not with DRACUT=no
 #   DIR/modules         the root's lib/modules
 #
 # Modules that no virtual machine needs are left out, so that initrds are small: an emulated machine unpacks them slowly. What is
@@ -27,14 +27,18 @@ if ! [ "$base" -nt "$0" ]; then
 		mmdebstrap --variant=minbase --format=tar \
 		--include=linux-image-amd64,systemd-sysv,udev,dbus,initramfs-tools,live-boot,live-boot-initramfs-tools,busybox,zstd,iproute2,dracut-core,dracut-network,isc-dhcp-client,procps,iputils-arping,ca-certificates \
 		--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		--dpkgopt='path-exclude=/lib/modules/*/kernel/sound/*' \
-		$(for d in gpu media infiniband iio staging isdn hwmon usb scsi net/wireless net/ethernet net/can net/usb net/wan platform mtd firewire thunderbolt accel comedi ata; do
-			echo "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/$d/*"
+		$(for d in sound \
+			drivers/{gpu,media,infiniband,iio,staging,isdn,hwmon,usb,scsi,net/wireless,net/ethernet,net/can,net/usb,net/wan} \
+			drivers/{platform,mtd,firewire,thunderbolt,accel,comedi,ata,hid,md,target,misc,mmc,nvme,bluetooth,crypto,watchdog,i2c} \
+			net/{netfilter,bluetooth,mac80211,wireless,sched,bridge,ceph,sctp,tipc,rds,smc,batman-adv,openvswitch,nfc} \
+			fs/{xfs,btrfs,ocfs2,f2fs,nfsd,ceph,gfs2,afs,ubifs,jfs,reiserfs,dlm,orangefs,coda}; do
+			echo "--dpkgopt=path-exclude=/lib/modules/*/kernel/$d/*"
 		done) \
 		bookworm "$base.new"
 	mv "$base.new" "$base"
 fi
-if [ "$dir/dracut.img" -nt "$base" ] && [ "$dir/dracut.img" -nt "$deb" ]; then
+kept() { [ "$dir/$1" -nt "$base" ] && [ "$dir/$1" -nt "$deb" ]; }
+if kept bootprof.img && { [ "${DRACUT:-}" = no ] || kept dracut.img; }; then
 	echo "$dir: kept from an earlier run" >&2
 	exit 0
 fi
@@ -66,13 +70,17 @@ cp "$deb" "$work/root/tmp/bootprof.deb"
 touch "$work/root/boot/initrd.img-$version" # there is one to be made anew
 longstep "an initrd with bootprof" "$dir/bootprof-initrd.log" chroot "$work/root" dpkg -i /tmp/bootprof.deb
 mv "$work/root/boot/initrd.img-$version" "$work/bootprof.img"
-longstep "an initrd of dracut" "$dir/dracut-initrd.log" \
-	chroot "$work/root" dracut --no-hostonly --add bootprof --kver "$version" --force /dracut.img
-mv "$work/root/dracut.img" "$work/dracut.img"
+files=(root.tar vmlinuz stock.img bootprof.img)
+if [ "${DRACUT:-}" != no ]; then
+	longstep "an initrd of dracut" "$dir/dracut-initrd.log" \
+		chroot "$work/root" dracut --no-hostonly --add bootprof --kver "$version" --force /dracut.img
+	mv "$work/root/dracut.img" "$work/dracut.img"
+	files+=(dracut.img)
+fi
 
 rm -rf "$dir/modules"
 cp -a "$work/root/lib/modules" "$dir/modules"
-for file in root.tar vmlinuz stock.img bootprof.img dracut.img; do
+for file in "${files[@]}"; do
 	mv "$work/$file" "$dir/$file"
+	touch "$dir/$file"
 done
-touch "$dir/dracut.img"

@@ -13,7 +13,7 @@ needs=(
 	mmdebstrap:mmdebstrap mksquashfs:squashfs-tools mkfs.erofs:erofs-utils nginx:nginx-light zstd:zstd curl:curl
 	ip:iproute2 losetup:mount setfattr:attr setfacl:acl umount:mount mkfs.ext4:e2fsprogs make:make xz:xz-utils git:git
 	minisign:minisign xorriso:xorriso genisoimage:genisoimage sfdisk:fdisk qemu-img:qemu-utils
-	bsdtar:libarchive-tools setpriv:util-linux chattr:e2fsprogs
+	bsdtar:libarchive-tools setpriv:util-linux chattr:e2fsprogs bzip2:bzip2
 	qemu-system-x86_64:qemu-system-x86 cpio:cpio shellcheck:shellcheck busybox:busybox-static dash:dash
 	apache2:apache2-bin lighttpd:lighttpd caddy:caddy python3:python3
 )

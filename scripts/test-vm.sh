@@ -4,7 +4,7 @@
 #   scripts/test-vm.sh [REGEX]
 #
 # REGEX chooses tests by name. BUILD (default ./build) keeps the images in vm/, and the console logs of machines that failed
-# in vm/consoles/.
+# in vm/consoles/. DRACUT=no does without dracut's initrd, which TestDracut alone boots.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/longstep.sh"
@@ -18,7 +18,9 @@ mkdir -p "$dir"
 "$here/setup.sh"
 BUILD=$build make -s build
 # Unchanged programs and scripts keep the package's time, and with it what was made of it.
-sum=$(cat "$build/bootprof" "$build/bootprof-mount" $(git ls-files initramfs scripts/make-deb.sh scripts/make-vm-images.sh) | sha256sum)
+files=$(git ls-files initramfs scripts/make-deb.sh scripts/make-vm-images.sh)
+# shellcheck disable=SC2086 # a word for each file
+sum=$(cat "$build/bootprof" "$build/bootprof-mount" $files | sha256sum)
 if [ "$(cat "$dir/package.sum" 2>/dev/null)" != "$sum" ] || [ ! -e "$dir/bootprof.deb" ]; then
 	rm -f "$build"/bootprof_*.deb
 	BUILD=$build make -s deb >/dev/null
@@ -27,7 +29,7 @@ if [ "$(cat "$dir/package.sum" 2>/dev/null)" != "$sum" ] || [ ! -e "$dir/bootpro
 fi
 "$here/make-vm-images.sh" "$dir" "$dir/bootprof.deb"
 
-if ! [ "$dir/overlay.cpio" -nt "$dir/dracut.img" ]; then
+if ! [ "$dir/overlay.cpio" -nt "$dir/bootprof.img" ]; then
 	cp "$build/bootprof" "$build/bootprof-mount" "$dir/"
 	longstep "packing without a profile" "$dir/pack.log" "$build/bootprof" pack "$dir/root.tar" -o "$dir/plain.bpk" --level fastest
 	longstep "recording a boot, login and power-off in a machine" "$dir/record.log" \
@@ -49,5 +51,5 @@ if [ "$(stat -c %s "$dir/overlay.cpio")" -gt 2726297 ]; then
 	exit 1
 fi
 
-export BOOTPROF_VM_IMAGES=$dir
-exec go test -count=1 -v -timeout 60m ${1:+-run "$1"} ./initramfs
+export BOOTPROF_VM_IMAGES=$dir BOOTPROF_NEED_ALL=1 BOOTPROF_LONG=1
+FORMAT=standard-verbose exec "$here/gotest.sh" machines -timeout 60m ${1:+-run "$1"} ./initramfs
