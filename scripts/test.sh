@@ -94,6 +94,7 @@ mkdir -p "$RESULTS"
 rm -f "$RESULTS"/*
 child=''
 TMPDIR=$(mktemp -d /tmp/bptest.XXXXXX)
+chmod 1777 "$TMPDIR" # some tests run as nobody
 export TMPDIR BOOTPROF_TEST_RUN=$$.$RANDOM # seen in the environment of what the tests leave running
 export GORACE=atexit_sleep_ms=0            # a process of a race binary sleeps for a second at its end otherwise
 finish() {
@@ -137,7 +138,6 @@ fi
 step "set-up" "$here/setup.sh"
 export BOOTPROF_NEED_ALL=1 # set-up has installed everything: a test that lacks something fails
 [ "$tier" = test ] || export BOOTPROF_LONG=1
-chmod 1777 "$TMPDIR" # some tests run as nobody
 BOOTPROF_MEMORY=$(mktemp -d /dev/shm/bptest.XXXXXX)
 export BOOTPROF_MEMORY
 chmod 755 "$BOOTPROF_MEMORY"
