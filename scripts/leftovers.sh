@@ -2,10 +2,10 @@
 # Names what tests left on the machine:
 #
 #   scripts/leftovers.sh list           prints what is there, a line each
-#   scripts/leftovers.sh check BEFORE   waits until nothing is there that BEFORE, a list of earlier, has not; prints what stays
-#                                       and ends with 1 if anything does
-#   scripts/leftovers.sh end            kills the processes of the list, with which their mount namespaces go, and takes off the
-#                                       mounts below $TMPDIR
+#   scripts/leftovers.sh check BEFORE   waits until nothing is there that is not in BEFORE, an earlier list; prints
+#                                       what stays and ends with 1 if anything does
+#   scripts/leftovers.sh end            kills the processes of the list, with which their mount namespaces go, and
+#                                       unmounts what is below $TMPDIR
 #
 # A line is a mount, a loop device with its file, a FUSE connection, a network namespace, a process that has
 # $BOOTPROF_TEST_RUN in its environment, a file in $TMPDIR, or one of ours in /tmp, /dev/shm or /run/bootprof. A client ends a

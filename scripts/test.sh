@@ -5,8 +5,9 @@
 #   scripts/test.sh         what CI runs; as root on a Debian 12 with Go, it installs everything else
 #   scripts/test.sh all     everything there is
 #
-# No test is run twice to pass, and only those that docs/testing.md leaves to "all" are skipped. BUILD (default ./build) keeps images
-# and packs for the next run. The results go to test/, test-check/ or test-all/ in it: a JSON file of each step, and slowest.md.
+# No test is run twice to pass, and only those that docs/testing.md leaves to "all" are skipped. BUILD (default ./build)
+# keeps images and packs for the next run. The results go to test/, test-check/ or test-all/ in it: a JSON file of each
+# step, and slowest.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/longstep.sh"
@@ -26,7 +27,7 @@ export BUILD=$build RESULTS
 # share state. "test" runs only the fast tests of fastraced there, and all of them without it.
 raced=(./mountclient ./recorder/... ./bench/... ./internal/... ./imagepack/tree ./imagepack/cloop ./imagepack/erofs ./imagepack/ext4)
 fastraced=(./imagepack ./imagepack/bpk ./imagepack/squashfs/... ./cmd/... ./analyzer ./profiles)
-# The encoder zopt starts no goroutine, and takes ten times as long under the race detector: only "all" instruments it.
+# The encoder zopt starts no goroutine, and takes ten times as long under the race detector: only "all" has it there.
 race=(-race -gcflags=bootprof/imagepack/zopt=-race=false)
 [ "$tier" = test ] || race=(-race)
 
@@ -64,8 +65,8 @@ others() {
 	"$here/gotest.sh" "$@" $these
 }
 
-# demo takes the way of `make demo` once; a real Debian is then booted from what that made, from each web server. "test" takes the
-# Debian that the machines boot instead of making a larger one.
+# demo takes the way of `make demo` once; a real Debian is then booted from what that made, from each web server.
+# "test" takes the Debian that the machines boot instead of making a larger one.
 demo() {
 	local dir=$build/test-demo
 	mkdir -p "$dir"
